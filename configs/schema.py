@@ -1,0 +1,146 @@
+"""Schema of a run: what one YAML file may say, with every default."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.dataset import Dataset, Location, Names, Section
+
+Stage = Annotated[str, Field(min_length=1)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Normalise(Section):
+    """How 8-bit RGB becomes network input: optional BGR, divide by ``scale``, minus mean, over std."""
+
+    channels: Literal["rgb", "bgr"] = "rgb"
+    scale: float = Field(default=255.0, gt=0)
+    mean: list[float] = Field(default=[0.485, 0.456, 0.406], min_length=3, max_length=3)
+    std: list[Annotated[float, Field(gt=0)]] = Field(default=[0.229, 0.224, 0.225], min_length=3, max_length=3)
+
+
+class Training(Section):
+    """Settings of one training, here the classifier's."""
+
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    optimiser: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    augment: bool = True
+    """Random flips and a random crop; has no effect on a frozen backbone, whose features are computed once."""
+    vertical_flip: bool = False
+    balance: bool = True
+    """Weigh classes against their frequency."""
+    seed: int = Field(default=0, ge=0)
+
+
+class Classifier(Section):
+    """The image classifier whose gradients make the proposals."""
+
+    backbone: str = "small"
+    """``small``, a torchvision name (vgg16, resnet18, resnet50, inception_v3, squeezenet1_1, mobilenet_v2) or a timm name."""
+    weights: str | None = None
+    """Starting weights of the backbone: a safetensors or pth file, ``torchvision:NAME``, or none."""
+    trained: Location | None = None
+    """A file with the whole trained classifier, head included: used as it is, nothing is trained."""
+    head: Literal["gap", "native"] = "gap"
+    frozen: bool = False
+    """Train only the linear head, on features computed once."""
+    loss: Literal["auto", "cross_entropy", "soft_margin"] = "auto"
+    """``auto``: cross entropy if every image has exactly one label and there are two classes or more, else soft margin."""
+    input_size: int = Field(default=224, ge=32, le=2048)
+    normalise: Normalise = Normalise()
+    train: Training = Training()
+    train_split: Names = ["train"]
+    batch_size: int = Field(default=32, ge=1)
+    """Images per forward pass outside of training."""
+
+
+class Proposal(Section):
+    """One way of making soft maps from the classifier's recording."""
+
+    method: Literal["grad_cam", "layer_cam"]
+    name: str | None = None
+    """Shown in tables; default: built from the settings."""
+    layers: list[Stage] = Field(default=["S5"], min_length=1)
+    """Stage names (S1..S5, see ``maskmill plan``) or module names; several are fused (layerization)."""
+    truncation: int | None = Field(default=None, ge=0, le=99)
+    """Percentile below which positive gradients are dropped (LT); none: all gradients, negative ones too."""
+    population: Literal["channel", "layer"] = "channel"
+    fuse: Literal["sum", "mean_norm", "max_tanh"] = "sum"
+
+    @property
+    def title(self) -> str:
+        """The name in tables."""
+        if self.name:
+            return self.name
+        lt = "" if self.truncation is None else f"lt_{self.population}_" if self.population != "channel" else "lt_"
+        delta = "" if self.truncation is None else f"-d{self.truncation}"
+        fuse = "" if self.fuse == "sum" or len(self.layers) == 1 else f"-{self.fuse}"
+        return f"{lt}{self.method}-{'+'.join(self.layers)}{delta}{fuse}"
+
+
+class OtsuStep(Section):
+    """Split every map at its own Otsu threshold."""
+
+    step: Literal["otsu"]
+
+
+class ThresholdStep(Section):
+    """Split every min-max normalised map at one value."""
+
+    step: Literal["threshold"]
+    value: Fraction = 0.2
+
+
+Step = Annotated[OtsuStep | ThresholdStep, Field(discriminator="step")]
+
+
+class Evaluate(Section):
+    """What is measured."""
+
+    curve: bool = True
+    """Count every threshold too (told apart as ``oracle``: it looks at the ground truth)."""
+    centred_box: float = Field(default=0.7, gt=0, le=1)
+    """Side of the centred-box floor row, as a fraction of the image's sides."""
+
+
+class Report(Section):
+    """The page."""
+
+    overlays: int = Field(default=24, ge=0, le=500)
+    title: str = "Maskmill run"
+
+
+class Runtime(Section):
+    """Where and how the work is done; nothing here changes results on one device."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32"] = "float32"
+    shard_images: int = Field(default=100, ge=1, le=1000)
+    workers: int = Field(default=0, ge=0, le=256)
+    """Threads that decode and refine; 0: one per core."""
+    threads: int = Field(default=0, ge=0)
+    """Threads inside one network pass; 0: torch's own choice."""
+
+
+class RunConfig(Section):
+    """One run."""
+
+    dataset: Dataset
+    classifier: Classifier = Classifier()
+    proposals: list[Proposal] = Field(default=[Proposal(method="grad_cam")], min_length=1)
+    refine: list[Step] = Field(default=[OtsuStep(step="otsu")], min_length=1)
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+    runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _unique_titles(self) -> "RunConfig":
+        titles = [proposal.title for proposal in self.proposals]
+        twice = sorted({title for title in titles if titles.count(title) > 1})
+        if twice:
+            raise ValueError(f"proposals: expected different names, seen twice: {', '.join(twice)}")
+        return self
