@@ -40,7 +40,7 @@ class Classifier(Section):
     """The image classifier whose gradients make the proposals."""
 
     backbone: str = "small"
-    """``small``, a torchvision name (vgg16, resnet18, resnet50, inception_v3, squeezenet1_1, mobilenet_v2) or a timm name."""
+    """``small``, a timm name, or vgg16, resnet18, resnet50, inception_v3, squeezenet1_1, mobilenet_v2 of torchvision."""
     weights: str | None = None
     """Starting weights of the backbone: a safetensors or pth file, ``torchvision:NAME``, or none."""
     trained: Location | None = None
@@ -49,11 +49,11 @@ class Classifier(Section):
     frozen: bool = False
     """Train only the linear head, on features computed once."""
     loss: Literal["auto", "cross_entropy", "soft_margin"] = "auto"
-    """``auto``: cross entropy if every image has exactly one label and there are two classes or more, else soft margin."""
+    """``auto``: cross entropy if there are two classes or more and every image has exactly one, else soft margin."""
     input_size: int = Field(default=224, ge=32, le=2048)
     normalise: Normalise = Normalise()
     train: Training = Training()
-    train_split: Names = ["train"]
+    train_split: Names = Field(default=["train"])
     batch_size: int = Field(default=32, ge=1)
     """Images per forward pass outside of training."""
 

@@ -1,0 +1,1 @@
+"""Exporters: masks in the formats of other tools."""

@@ -1,0 +1,37 @@
+"""Dying points: places where a test may have the process killed as a lost machine would.
+
+``MASKMILL_DIE_AT=commit:3`` sends SIGKILL to the process the third time it passes the point ``commit``. Unset, a point
+costs one dictionary look-up.
+"""
+
+import os
+import signal
+import threading
+from collections import Counter
+
+VARIABLE = "MASKMILL_DIE_AT"
+POINTS = ("stage", "infer", "array", "facts", "commit", "epoch", "metrics", "report")
+_passed: Counter[str] = Counter()
+_guard = threading.Lock()
+
+
+def dying_point(name: str) -> None:
+    """Die here if the environment asks for it.
+
+    Raises
+    ------
+    ValueError
+        The variable names no dying point.
+    """
+    wish = os.environ.get(VARIABLE)
+    if not wish:
+        return
+    point, _, count = wish.partition(":")
+    if point not in POINTS:
+        raise ValueError(f"{VARIABLE}: expected one of {', '.join(POINTS)}, saw {wish!r}")
+    if point != name:
+        return
+    with _guard:
+        _passed[name] += 1
+        if _passed[name] == int(count or 1):
+            os.kill(os.getpid(), signal.SIGKILL)

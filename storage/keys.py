@@ -1,0 +1,95 @@
+"""What every stage depends on, in one place: its basis, and so its key.
+
+A basis holds the stage's own configuration and the keys of what it reads, never names shown to people, devices, thread
+counts or time stamps.
+"""
+
+from typing import Any
+
+from configs.schema import Proposal, RunConfig
+from storage.files import file_digest
+from storage.index import ImageIndex
+from storage.stages import StageFolder, stage_key
+from storage.weights import find_weights
+from storage.workspace import Workspace
+
+Basis = dict[str, Any]
+
+
+def stage_folder(workspace: Workspace, stage: str, basis: Basis) -> StageFolder:
+    """Folder of a stage with this basis."""
+    return workspace.stage(stage, stage_key(stage, basis))
+
+
+def listing_basis(config: RunConfig, listing_digest: str) -> Basis:
+    """Of the staged data set; where it lies does not matter, what is in it does."""
+    return {"dataset": config.dataset.model_dump(mode="json", exclude={"root"}), "listing": listing_digest}
+
+
+def truth_basis(config: RunConfig, index: ImageIndex, masks: str) -> Basis:
+    """Of the ground truth; ``masks`` is a digest over kinds and contents of all masks."""
+    return {"index": index.key, "masks": masks, "shard_images": config.runtime.shard_images}
+
+
+def classifier_basis(config: RunConfig, index: ImageIndex) -> Basis:
+    """Of the classifier: its settings, its weight files, and the images it trains on (none if it comes trained)."""
+    classifier = config.classifier
+    settings = classifier.model_dump(mode="json", exclude={"batch_size", "weights", "trained"})
+    if classifier.trained is not None:
+        settings = {key: settings[key] for key in ("backbone", "head", "input_size", "normalise")}
+        return {"classifier": settings, "classes": list(index.classes), "trained": file_digest(classifier.trained)}
+    if classifier.frozen:
+        settings["train"].pop("augment")
+    rows = training_rows(config, index)
+    return {
+        "classifier": settings,
+        "images": index.subset_key(rows),
+        "weights": find_weights(classifier.weights).identity,
+    }
+
+
+def training_rows(config: RunConfig, index: ImageIndex) -> list[int]:
+    """Rows the classifier trains on."""
+    splits = set(config.classifier.train_split)
+    return [row for row in range(len(index)) if index.ok[row] and index.splits[row] in splits]
+
+
+def proposal_basis(config: RunConfig, proposal: Proposal, index: ImageIndex, weights: str) -> Basis:
+    """Of one proposal's soft maps; ``weights`` is the SHA-256 of the classifier's weights."""
+    return {
+        "proposal": proposal.model_dump(mode="json", exclude={"name"}),
+        "index": index.key,
+        "weights": weights,
+        "input": config.classifier.model_dump(
+            mode="json", include={"backbone", "head", "input_size", "normalise", "batch_size"}
+        ),
+        "precision": config.runtime.precision,
+        "shard_images": config.runtime.shard_images,
+    }
+
+
+def mask_basis(config: RunConfig, index: ImageIndex, proposal: StageFolder) -> Basis:
+    """Of the masks made from one proposal."""
+    return {
+        "refine": [step.model_dump(mode="json") for step in config.refine],
+        "proposal": proposal.name,
+        "index": index.key,
+        "shard_images": config.runtime.shard_images,
+    }
+
+
+def evaluation_basis(config: RunConfig, truth: StageFolder, labels: StageFolder | None) -> Basis:
+    """Of the counts of one label set against the truth, or of the floor rows where there is no label set."""
+    settings = config.evaluate.model_dump(mode="json")
+    settings.pop("centred_box" if labels else "curve")
+    return {
+        "evaluate": settings,
+        "truth": truth.name,
+        "labels": labels.name if labels else None,
+        "shard_images": config.runtime.shard_images,
+    }
+
+
+def report_basis(config: RunConfig, parts: dict[str, Any]) -> Basis:
+    """Of a report: everything it shows, names included."""
+    return {"report": config.report.model_dump(mode="json"), "parts": parts}

@@ -1,0 +1,115 @@
+"""The workspace: one folder that holds everything a run makes, and the lock that keeps runs apart."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from storage.files import file_digest, seal, sweep_strays, unseal, write_bytes_atomic
+from storage.stages import StageFolder
+
+
+class WorkspaceHeldError(RuntimeError):
+    """Another run holds the workspace; the message names its owner."""
+
+
+class WorkspaceError(RuntimeError):
+    """A folder that is no workspace."""
+
+
+class Workspace:
+    """Paths of a workspace; creating the object touches nothing.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    @property
+    def index_path(self) -> Path:
+        """The image index of the last run."""
+        return self.root / "images.parquet"
+
+    def stage(self, stage: str, key: str) -> StageFolder:
+        """Folder of a stage under a key."""
+        return StageFolder(self.root / "stages" / f"{stage}-{key}")
+
+    def stages(self) -> list[StageFolder]:
+        """Every stage folder that has a manifest, by name."""
+        return [StageFolder(path.parent) for path in sorted((self.root / "stages").glob("*/manifest.json"))]
+
+    def model(self, name: str, key: str) -> Path:
+        """Folder of a model under a key."""
+        return self.root / "models" / f"{name}-{key}"
+
+    def report(self, key: str) -> Path:
+        """Folder of a report under a key."""
+        return self.root / "reports" / key
+
+    def write_run(self, run: dict[str, Any]) -> None:
+        """Record the last run: configuration, versions, host, keys of its stages, and the hash of its index."""
+        index = file_digest(self.index_path) if self.index_path.exists() else None
+        write_bytes_atomic(self.root / "run.json", seal({**run, "host": platform.node(), "index_sha256": index}))
+
+    def read_run(self) -> dict[str, Any]:
+        """The last run's record.
+
+        Raises
+        ------
+        WorkspaceError
+            Nothing has run here.
+        """
+        path = self.root / "run.json"
+        try:
+            return unseal(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise WorkspaceError(f"{path}: expected the record of a run, saw {error}; is this a workspace?") from error
+
+    @contextmanager
+    def hold(self) -> Iterator[list[Path]]:
+        """Hold the workspace: nobody else may write until the block ends, however it ends.
+
+        Yields
+        ------
+        list of Path
+            Temporaries of killed writers that were swept.
+
+        Raises
+        ------
+        WorkspaceHeldError
+            Another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = self.root / "lock"
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise WorkspaceHeldError(f"{self.root} is held by {_owner(path)}; wait for it or stop it") from None
+        try:
+            # In place, not by rename: the kernel's lock belongs to this very file.
+            path.write_text(
+                json.dumps({"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%FT%T%z")})
+            )
+            yield sweep_strays(self.root)
+            path.write_text("")
+        finally:
+            lock.release()
+
+
+def _owner(path: Path) -> str:
+    try:
+        owner = json.loads(path.read_text())
+        return f"pid {owner['pid']} on {owner['host']} since {owner['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "an owner that has not written its name yet"
