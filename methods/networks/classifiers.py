@@ -1,0 +1,59 @@
+"""Classifiers from the name of their backbone."""
+
+from methods.networks.backbones import Head, build_backbone
+from methods.networks.network import ClassifierNetwork
+from methods.networks.weights import load_pretrained
+
+
+def build_classifier(
+    backbone: str, classes: int, *, head: Head = "gap", pretrained: str | None = None
+) -> ClassifierNetwork:
+    """Build a classifier, in evaluation mode.
+
+    Parameters
+    ----------
+    backbone
+        ``small``, torchvision's vgg16, resnet18, resnet50, inception_v3, squeezenet1_1 or mobilenet_v2, or a
+        convolutional network of timm.
+    classes
+        Number of outputs.
+    head
+        ``gap``: global average pooling and one linear layer. ``native``: the published layers, only the last resized.
+    pretrained
+        Name of torchvision weights for the backbone, such as ``IMAGENET1K_V1``; torchvision keeps or downloads them.
+
+    Returns
+    -------
+    ClassifierNetwork
+        The network with its stages named.
+
+    Raises
+    ------
+    BackboneError
+        An unknown backbone, or one without spatial features or without the head asked for.
+    WeightsError
+        ``pretrained`` is unknown or could not be had.
+    ValueError
+        No class, or another ``head``.
+
+    Notes
+    -----
+    Inception-v3 is built without its input transform: feed it (x - 0.5) / 0.5.
+
+    Examples
+    --------
+    >>> network = build_classifier("small", 4)
+    >>> network.stages["S5"], network.head
+    ('stages.4', 'head')
+    """
+    if classes < 1:
+        raise ValueError(f"expected at least one class, got {classes}")
+    if head not in ("gap", "native"):
+        raise ValueError(f"expected head gap or native, got {head!r}")
+    parts = build_backbone(backbone, classes, head)
+    first = 6 - len(parts.stages)
+    stages = {f"S{first + i}": name for i, name in enumerate(parts.stages)}
+    network = ClassifierNetwork(backbone, classes, parts.model.eval(), stages, parts.head, parts.original_heads)
+    if pretrained is not None:
+        load_pretrained(network, pretrained)
+    return network
