@@ -110,7 +110,8 @@ def _is_complete(folder: Path, marker: str) -> bool:
         ) from None
     if found != marker:
         raise FileExistsError(
-            f"{folder}: expected a demo made with {marker.strip()}, found {found.strip()}; remove it or name another folder"
+            f"{folder}: expected a demo made with {marker.strip()}, found {found.strip()}; "
+            "remove it or name another folder"
         )
     return True
 
@@ -225,7 +226,7 @@ def _lay(scene: Pixels, shape: Mask, texture: Image.Image, rng: np.random.Genera
 
 
 def _crop(picture: Image.Image, width: int, height: int, scale: float, rng: np.random.Generator) -> Pixels:
-    """A random part of ``width * scale`` by ``height * scale`` pixels, resized to the size asked for, mirrored at random."""
+    """A random part of ``width * scale`` by ``height * scale`` pixels, resized by 1 / scale, mirrored at random."""
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     scale = min(scale, picture.width / width, picture.height / height)
