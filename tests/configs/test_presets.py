@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+
+from configs import dump_config, load_config, preset_names
+from configs.dataset import TableDataset, VocDataset
+
+TRIALS = sorted(set(preset_names()) - {"demo"})
+
+
+class TestPresets:
+    def test_the_promised_ones_ship(self) -> None:
+        assert {"demo", "ksdd2", "magnetic-tile", "natural-voc", "neu-seg", "voc2012"} <= set(preset_names())
+
+    @pytest.mark.parametrize("name", preset_names())
+    def test_loads_and_round_trips(self, name: str, tmp_path: Path) -> None:
+        config = load_config(f"preset:{name}")
+        (tmp_path / "run.yaml").write_text(dump_config(config), encoding="utf-8")
+        assert load_config(tmp_path / "run.yaml") == config
+
+    @pytest.mark.parametrize("name", preset_names())
+    def test_root_is_the_users(self, name: str) -> None:
+        assert load_config(f"preset:{name}").dataset.root == Path()
+        assert load_config(f"preset:{name}", ["dataset.root=/data"]).dataset.root == Path("/data")
+
+    @pytest.mark.parametrize("name", preset_names())
+    def test_names_no_place_of_a_machine(self, name: str) -> None:
+        config = load_config(f"preset:{name}")
+        assert not (config.classifier.weights or "").startswith(("/", "~"))
+        assert config.report.title != "Maskmill run"
+
+    @pytest.mark.parametrize("name", TRIALS)
+    def test_trials_compare_the_same_proposals(self, name: str) -> None:
+        titles = [proposal.title for proposal in load_config(f"preset:{name}").proposals]
+        assert titles[:2] == ["grad_cam-S5", "layer_cam-S5"]
+        assert len(titles) == 8
+        assert "lt_grad_cam-S1+S2+S3+S4+S5-d20" in titles
+
+    def test_frozen_weights_take_blue_first(self) -> None:
+        normalise = load_config("preset:natural-voc").classifier.normalise
+        assert (normalise.channels, normalise.scale, normalise.mean[0]) == ("bgr", 1.0, 104.0)
+
+
+class TestPresetsOnData:
+    """The tables and lists that the presets name are those of the data sets."""
+
+    @pytest.mark.parametrize(("name", "folder"), [("magnetic-tile", "magnetic_tile"), ("neu-seg", "neu_seg")])
+    def test_table_columns(self, shared: Path, name: str, folder: str) -> None:
+        dataset = load_config(f"preset:{name}").dataset
+        assert isinstance(dataset, TableDataset)
+        with (shared / "data" / folder / dataset.table).open(encoding="utf-8") as file:
+            header = file.readline().strip().split(",")
+        assert {dataset.path, dataset.mask, dataset.split_column, *(dataset.label_columns or [])} <= set(header)
+
+    def test_voc_lists(self, shared: Path) -> None:
+        dataset = load_config("preset:natural-voc").dataset
+        assert isinstance(dataset, VocDataset)
+        for split in dataset.split:
+            assert (shared / "data" / "natural_voc" / dataset.lists / f"{split}.txt").is_file()
