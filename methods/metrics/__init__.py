@@ -1,0 +1,30 @@
+"""Metrics: integer counts that merge, and the fractions that follow from them.
+
+Counting is apart from reducing: a shard keeps counts, a report adds them up and divides once. Arrays or tensors come
+in; where they were read from is not known here.
+"""
+
+from methods.metrics.classification import average_precision, classification_metrics
+from methods.metrics.confusion import ConfusionMatrix, segmentation_metrics
+from methods.metrics.pixel_counts import (
+    class_counts,
+    foreground_counts,
+    image_counts,
+    image_foreground_counts,
+    pair_counts,
+)
+from methods.metrics.threshold_curve import ThresholdCurve, curve_counts
+
+__all__ = [
+    "ConfusionMatrix",
+    "ThresholdCurve",
+    "average_precision",
+    "class_counts",
+    "classification_metrics",
+    "curve_counts",
+    "foreground_counts",
+    "image_counts",
+    "image_foreground_counts",
+    "pair_counts",
+    "segmentation_metrics",
+]
