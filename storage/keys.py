@@ -54,6 +54,19 @@ def training_rows(config: RunConfig, index: ImageIndex) -> list[int]:
     return [row for row in range(len(index)) if index.ok[row] and index.splits[row] in splits]
 
 
+def feature_basis(config: RunConfig, index: ImageIndex, rows: list[int]) -> Basis:
+    """Of the features that a frozen backbone gives for some rows."""
+    names = {"backbone", "input_size", "normalise", "batch_size"}
+    seed = None if config.classifier.weights else config.classifier.train.seed
+    return {
+        "input": config.classifier.model_dump(mode="json", include=names),
+        "images": index.subset_key(rows),
+        "weights": find_weights(config.classifier.weights).identity,
+        "seed": seed,
+        "shard_images": config.runtime.shard_images,
+    }
+
+
 def proposal_basis(config: RunConfig, proposal: Proposal, index: ImageIndex, weights: str) -> Basis:
     """Of one proposal's soft maps; ``weights`` is the SHA-256 of the classifier's weights."""
     return {

@@ -1,6 +1,5 @@
 """The staged data set: what was found out about each file, kept so that an unchanged file is never looked at twice."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -52,10 +51,19 @@ Stamp = tuple[int, int]
 def stamp(root: Path, relative: str) -> Stamp:
     """Size and modification time of a file, (-1, -1) where there is none."""
     try:
-        status = os.stat(root / relative)
-    except OSError:
+        status = (root / relative).stat()
+    except (OSError, ValueError):
         return -1, -1
     return status.st_size, status.st_mtime_ns
+
+
+def stamp_all(root: Path, listing: Listing) -> list[tuple[Stamp, Stamp]]:
+    """Stamps of every sample's image and mask."""
+    nothing = (-1, -1)
+    return [
+        (stamp(root, one.path), stamp(root, one.mask.path) if one.mask and one.mask.path else nothing)
+        for one in listing.samples
+    ]
 
 
 def listing_digest(listing: Listing, stamps: Sequence[tuple[Stamp, Stamp]]) -> str:

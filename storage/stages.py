@@ -75,9 +75,29 @@ class StageFolder:
             raise StageError(f"{path}: expected the manifest of a stage, saw {error}") from error
 
     def begin(
-        self, basis: Mapping[str, Any], *, shards: int, classes: Iterable[str] = (), arrays: Iterable[ArraySpec] = ()
+        self,
+        basis: Mapping[str, Any],
+        *,
+        shards: int,
+        classes: Iterable[str] = (),
+        arrays: Iterable[ArraySpec] = (),
+        index_stage: str = "",
     ) -> None:
-        """Create arrays and manifest; does nothing where both are there."""
+        """Create arrays and manifest; does nothing where both are there.
+
+        Parameters
+        ----------
+        basis
+            What the key was made from.
+        shards
+            How many shards make the stage whole.
+        classes
+            Names of the labels 1..C.
+        arrays
+            Declarations of its arrays.
+        index_stage
+            Name of the stage that keeps the image index this one was made for.
+        """
         if (self.folder / "manifest.json").exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,8 @@ def find_weights(text: str | None) -> Weights:
     path = Path(text)
     if path.suffix not in _SUFFIXES:
         raise WeightsError(
-            f"classifier.weights: expected torchvision:NAME or a file ending in {', '.join(sorted(_SUFFIXES))}, saw {text!r}"
+            f"classifier.weights: expected torchvision:NAME or a file ending in {', '.join(sorted(_SUFFIXES))}, "
+            f"saw {text!r}"
         )
     if not path.is_file():
         raise WeightsError(

@@ -75,6 +75,19 @@ class Workspace:
         except (OSError, ValueError) as error:
             raise WorkspaceError(f"{path}: expected the record of a run, saw {error}; is this a workspace?") from error
 
+    def owner(self) -> str | None:
+        """Who holds the workspace now, None if nobody does; asking takes nothing."""
+        path = self.root / "lock"
+        if not path.exists():
+            return None
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            return _owner(path)
+        lock.release()
+        return None
+
     @contextmanager
     def hold(self) -> Iterator[list[Path]]:
         """Hold the workspace: nobody else may write until the block ends, however it ends.

@@ -1,0 +1,107 @@
+"""Classify: train the classifier, or take a trained one, and keep it in the workspace."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.pool import run_work, thread_runner
+from flows.progress import progress
+from methods.networks import ClassifierNetwork
+from storage import keys
+from storage.models import is_saved
+from storage.stages import FACTS
+from tasks.classify import fit_classifier, is_multi_label
+from tasks.network import new_network, save_network
+from tasks.propose import FeatureWork
+from tasks.state import State
+
+
+def model_folder(state: State) -> Path:
+    """Folder of the run's classifier."""
+    basis = keys.classifier_basis(state.run.config, state.index)
+    return state.run.workspace.model("classifier", keys.stage_key("classifier", basis))
+
+
+@flow(name="classify", validate_parameters=False, persist_result=False)
+def classify_flow(state: State) -> None:
+    """Make sure that the run's classifier is there."""
+    state.model = model_folder(state)
+    if is_saved(state.model):
+        state.done["classify"] = 0
+        return
+    make_classifier.submit(state, state.model).result()
+    state.done["classify"] = 1
+
+
+@task(name="classifier", cache_policy=NO_CACHE, persist_result=False)
+def make_classifier(state: State, folder: Path) -> None:
+    """Train (or copy) the classifier and commit it; the state after each epoch survives a kill."""
+    began = time.monotonic()
+    config = state.run.config.classifier
+    network = new_network(config, len(state.index.classes))
+    rows = keys.training_rows(state.run.config, state.index)
+    facts: dict[str, Any] = {
+        "backbone": config.backbone,
+        "head_kind": config.head,
+        "classes": list(state.index.classes),
+        "input_size": config.input_size,
+        "normalise": config.normalise.model_dump(mode="json"),
+    }
+    if config.trained is not None:
+        everything = [row for row in range(len(state.index)) if state.index.ok[row]]
+        facts |= {
+            "multi_label": is_multi_label(config.loss, state.index, everything),
+            "trained": str(config.trained.name),
+        }
+    else:
+        facts |= train_classifier(state, network, rows, folder)
+    save_network(folder, network, facts, began)
+
+
+def train_classifier(state: State, network: ClassifierNetwork, rows: list[int], folder: Path) -> dict[str, Any]:
+    """Train on the rows of the training splits.
+
+    Raises
+    ------
+    ValueError
+        No image lies in the training splits.
+    """
+    config = state.run.config.classifier
+    if not rows:
+        seen = ", ".join(sorted(set(state.index.splits)))
+        raise ValueError(f"classifier.train_split: expected images in {config.train_split}, the data set has {seen}")
+    source = state.source()
+    features = frozen_features(state, network, rows) if config.frozen else None
+    with progress("classify", config.train.epochs, 0, "epochs") as bar:
+
+        def told(_done: int, _total: int, loss: float) -> None:
+            bar.step(f"loss {loss:.4f}")
+
+        return fit_classifier(
+            network, config, state.index, rows, source, state.device, folder / "checkpoint.pt", features, told
+        )
+
+
+def frozen_features(state: State, network: ClassifierNetwork, rows: list[int]) -> torch.Tensor:
+    """Features under the head, committed in shards like everything else that takes long."""
+    run = state.run
+    basis = keys.feature_basis(run.config, state.index, rows)
+    folder = keys.stage_folder(run.workspace, "features", basis)
+    size = run.config.runtime.shard_images
+    shards = -(-len(rows) // size)
+    folder.begin(basis, shards=shards, classes=state.index.classes, index_stage=state.index_stage)
+    network.model.eval().requires_grad_(False).to(state.device)
+    work = FeatureWork(run.config, network, state.source(), state.device, rows, folder)
+    features_flow.with_options(task_runner=thread_runner(state.network_workers))(work, state.network_workers, shards)
+    network.model.get_submodule(network.head).requires_grad_(True)
+    return torch.tensor(folder.table(FACTS).column("feature").to_pylist(), dtype=torch.float32)
+
+
+@flow(name="features", validate_parameters=False, persist_result=False)
+def features_flow(work: FeatureWork, workers: int, shards: int) -> None:
+    """Features of a frozen classifier's training images."""
+    run_work(work, workers, shards)

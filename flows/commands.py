@@ -1,0 +1,99 @@
+"""Commands that work on a workspace: quiet surroundings for Prefect, errors turned into exit statuses."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from configs import ConfigError, load_config
+from configs.loader import PRESET_PREFIX
+from flows.cli import FAILED, FINISHED, HELD, REFUSED
+
+_QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "ERROR",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+}
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal."""
+    print(text, file=sys.stderr)
+
+
+def default_workspace(config: str) -> Path:
+    """Workspace of a configuration that names none."""
+    return Path("workspaces") / Path(config.removeprefix(PRESET_PREFIX)).stem
+
+
+def run_command(
+    config: str, workspace: Path | None, limit: int | None, overrides: list[str], *, last: str, strict: bool
+) -> int:
+    """Run the steps up to ``last``; see the exit statuses in the README."""
+    try:
+        checked = load_config(config, overrides)
+    except ConfigError as error:
+        say(f"refused: {error}")
+        return REFUSED
+    if limit is not None and limit < 1:
+        say(f"refused: --limit: expected a number of images from 1, saw {limit}")
+        return REFUSED
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    # Prefect's embedded server must not start before torch is imported: torch could not be imported afterwards.
+    import torch  # noqa: F401
+
+    from flows.run import execute, outcome, run_steps
+    from storage.samples import StagingError
+    from storage.weights import WeightsError
+    from storage.workspace import Workspace, WorkspaceHeldError
+    from tasks.context import Run
+
+    run = Run(checked, Workspace(workspace or default_workspace(config)), limit)
+    try:
+        result = outcome(execute(run, last, run_steps))
+    except WorkspaceHeldError as error:
+        say(f"held: {error}")
+        return HELD
+    except WeightsError as error:
+        say(f"refused: {error}")
+        return REFUSED
+    except StagingError as error:
+        say(f"failed while staging: {error}")
+        return FAILED
+    except KeyboardInterrupt:
+        say("stopped; what is committed stays, run again to go on")
+        return FAILED
+    except Exception as error:
+        say(f"failed: {type(error).__name__}: {error}")
+        say("what is committed stays; run again to go on")
+        if os.environ.get("MASKMILL_TRACEBACK"):
+            raise
+        return FAILED
+    return conclude(result, strict=strict)
+
+
+def conclude(result: dict[str, Any], *, strict: bool) -> int:
+    """Tell what a run came to."""
+    if result["quarantined"]:
+        say(f"{result['quarantined']} of {result['images']} images are quarantined; the report says why")
+    if result["report"]:
+        import pyarrow.parquet as pq
+
+        from tasks.summary import text_summary
+
+        page = Path(result["report"])
+        print(text_summary(pq.ParquetFile(page.parent / "metrics.parquet").read()))
+        print(f"\nreport: {page}")
+    return FAILED if strict and result["quarantined"] else FINISHED
+
+
+def demo_command(folder: Path) -> int:
+    """Make the demo's data set, then run on it."""
+    from storage.demo_data import make_demo
+
+    data = make_demo(folder / "data")
+    return run_command("preset:demo", folder / "workspace", None, [f"dataset.root={data}"], last="report", strict=False)

@@ -1,0 +1,49 @@
+"""Propose: soft maps of every configured method from one recording per batch."""
+
+from prefect import flow
+
+from flows.pool import run_work
+from storage import keys
+from storage.models import describe, weights_digest
+from tasks.network import load_network
+from tasks.propose import ProposeWork, begin_proposal, map_grid
+from tasks.state import State
+
+
+def proposal_folders(state: State) -> None:
+    """Name the folder of every proposal."""
+    run = state.run
+    if state.model is None:
+        raise RuntimeError("expected a classifier; the classify step comes first")
+    weights = weights_digest(state.model)
+    bases = [(one, keys.proposal_basis(run.config, one, state.index, weights)) for one in run.config.proposals]
+    state.proposals = [(one, keys.stage_folder(run.workspace, "propose", basis)) for one, basis in bases]
+
+
+@flow(name="propose", validate_parameters=False, persist_result=False)
+def propose_flow(state: State) -> None:
+    """Bring the soft maps of every proposal up to date."""
+    proposal_folders(state)
+    if all(folder.complete for _, folder in state.proposals):
+        state.done["propose"] = 0
+        return
+    run = state.run
+    if state.model is None:
+        raise RuntimeError("expected a classifier; the classify step comes first")
+    weights = weights_digest(state.model)
+    network = load_network(state.model, weights, state.device)
+    for one, folder in state.proposals:
+        if not folder.exists:
+            basis = keys.proposal_basis(run.config, one, state.index, weights)
+            grid = map_grid(network, list(one.layers), run.config.classifier.input_size, state.device)
+            begin_proposal(folder, basis, state.index, state.index_stage, grid)
+    work = ProposeWork(
+        run.config,
+        state.index,
+        network,
+        state.source(),
+        state.device,
+        state.proposals,
+        multi_label=bool(describe(state.model)["multi_label"]),
+    )
+    state.done["propose"] = run_work(work, state.network_workers, state.shards)

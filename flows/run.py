@@ -1,0 +1,124 @@
+"""Run: stage, classify, propose, refine, evaluate, report, each resuming what its workspace holds."""
+
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import flow
+
+from configs import load_config
+from flows.classify import classify_flow
+from flows.evaluate import evaluate_flow
+from flows.pool import thread_runner
+from flows.propose import propose_flow
+from flows.refine import refine_flow
+from flows.report import report_flow
+from flows.stage import stage_flow
+from storage.workspace import Workspace
+from tasks.context import Run
+from tasks.state import State
+
+STEPS = ("stage", "classify", "propose", "refine", "evaluate", "report")
+_FLOWS: dict[str, Any] = {
+    "stage": stage_flow,
+    "classify": classify_flow,
+    "propose": propose_flow,
+    "refine": refine_flow,
+    "evaluate": evaluate_flow,
+    "report": report_flow,
+}
+_NETWORK = {"classify", "propose"}
+_PACKAGES = (
+    "maskmill",
+    "torch",
+    "torchvision",
+    "timm",
+    "prefect",
+    "zarr",
+    "numpy",
+    "pillow",
+    "scikit-image",
+    "pyarrow",
+)
+
+
+@flow(name="run", validate_parameters=False, persist_result=False)
+def run_steps(state: State, last: str) -> None:
+    """Do the steps up to ``last``."""
+    for step in STEPS[: STEPS.index(last) + 1]:
+        workers = state.network_workers if step in _NETWORK else state.workers
+        _FLOWS[step].with_options(task_runner=thread_runner(workers))(state)
+
+
+@flow(name="maskmill", persist_result=False)
+def maskmill_flow(
+    config: str, workspace: str, limit: int | None = None, overrides: list[str] | None = None, last: str = "report"
+) -> dict[str, Any]:
+    """A whole run from plain parameters: what a schedule or a deployment calls.
+
+    Parameters
+    ----------
+    config
+        Path of a YAML file, or ``preset:NAME``.
+    workspace
+        Folder of the run.
+    limit
+        At most this many images.
+    overrides
+        ``section.key=value`` texts.
+    last
+        Step to end with.
+
+    Returns
+    -------
+    dict
+        Units of work done per step, number of quarantined images, path of the report.
+
+    Raises
+    ------
+    WorkspaceHeldError
+        Another run holds the workspace.
+    """
+    run = Run(load_config(config, overrides or []), Workspace(Path(workspace)), limit)
+    return outcome(execute(run, last, run_steps))
+
+
+def execute(run: Run, last: str, steps: Callable[[State, str], Any]) -> State:
+    """Hold the workspace, do the steps, and record the run."""
+    threads = run.config.runtime.threads
+    if threads:
+        torch.set_num_threads(threads)
+    with run.workspace.hold():
+        state = State(run)
+        steps(state, last)
+        run.workspace.write_run(describe_run(state))
+    return state
+
+
+def describe_run(state: State) -> dict[str, Any]:
+    """What ``run.json`` says: configuration, versions, keys."""
+    return {
+        "config": state.run.config.model_dump(mode="json"),
+        "limit": state.run.limit,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "index_stage": state.index_stage,
+        "truth": state.truth.name if state.truth else None,
+        "model": state.model.name if state.model else None,
+        "proposals": [folder.name for _, folder in state.proposals],
+        "labels": [folder.name for _, folder in state.masks],
+        "methods": [one.title for one, _ in state.masks],
+        "report": state.report.name if state.report else None,
+    }
+
+
+def outcome(state: State) -> dict[str, Any]:
+    """What a run came to, in plain values."""
+    return {
+        "done": dict(state.done),
+        "images": len(state.index),
+        "quarantined": int((~state.index.ok).sum()),
+        "report": str(state.report / "report.html") if state.report and "report" in state.done else None,
+    }

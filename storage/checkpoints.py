@@ -1,0 +1,44 @@
+"""Checkpoints of a training: written whole after every epoch, read without unpickling anything but tensors."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from storage.files import write_bytes_atomic
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read."""
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint, replacing the one before it."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes_atomic(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The last checkpoint, or None where there is none.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged.
+    """
+    import torch
+
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path}: expected a checkpoint, saw {error}; delete it to start anew") from error
+    return dict(state)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove the checkpoint of a finished training."""
+    path.unlink(missing_ok=True)

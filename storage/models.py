@@ -1,0 +1,27 @@
+"""Finished models of a workspace: weights, a description beside them, and a commit record over both."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from storage.commits import CommitLog
+
+WEIGHTS = "weights.safetensors"
+DESCRIPTION = "model.json"
+UNIT = "model"
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a classifier is there, whole."""
+    return CommitLog(folder).path(UNIT).exists()
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What was written beside the weights."""
+    value = json.loads((folder / DESCRIPTION).read_bytes())
+    return dict(value)
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of a finished classifier's weights, from its commit record."""
+    return CommitLog(folder).read(UNIT).objects[WEIGHTS]

@@ -1,0 +1,144 @@
+"""Counting: masks against the ground truth, image by image, as integers that add up over shards."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from configs import RunConfig
+from methods.metrics import curve_counts, pair_counts
+from methods.metrics.floors import centred_box, whole_image
+from storage.faults import dying_point
+from storage.index import ImageIndex, Shard
+from storage.labels import LabelStore, Mask
+from storage.stages import FACTS, StageFolder
+from tasks.refine import NONFINITE, PairMaps
+
+IGNORE = 255
+CURVE = "curve"
+CENTRED_BOX, WHOLE_IMAGE = "centred_box", "whole_image"
+COUNTS = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("split", pa.string()),
+        ("method", pa.string()),
+        ("truth", pa.int16()),
+        ("predicted", pa.int16()),
+        ("count", pa.int64()),
+    ]
+)
+CURVE_COUNTS = pa.schema(
+    [
+        ("split", pa.string()),
+        ("truth", pa.int16()),
+        ("best", pa.int16()),
+        ("level", pa.int16()),
+        ("count", pa.int64()),
+    ]
+)
+
+
+def sparse_counts(predicted: Mask, truth: Mask, classes: int) -> list[dict[str, int]]:
+    """Confusion of one image without its zeros; ``classes`` counts background too."""
+    counts = pair_counts(predicted, truth, classes)
+    cells = zip(*np.nonzero(counts), strict=True)
+    return [
+        {"truth": int(t), "predicted": int(p) if p < classes else IGNORE, "count": int(counts[t, p])} for t, p in cells
+    ]
+
+
+class EvaluateWork:
+    """Counts of one label set, and of every threshold on the soft maps it came from."""
+
+    title = "evaluate"
+
+    def __init__(
+        self, config: RunConfig, truth: LabelStore, labels: LabelStore, proposal: StageFolder, folder: StageFolder
+    ) -> None:
+        self.config, self.truth, self.labels, self.proposal, self.folder = config, truth, labels, proposal, folder
+        self.index: ImageIndex = truth.index
+        self.shards = self.index.shards(config.runtime.shard_images)
+
+    def missing(self) -> list[int]:
+        """Shards that are not committed."""
+        return self.folder.missing()
+
+    def __call__(self, shard: int) -> None:
+        """Count one shard."""
+        began = time.monotonic()
+        part = self.shards[shard]
+        truths, masks = self.truth.shard_masks(part), self.labels.shard_masks(part)
+        rows = judged_rows(self.index, part, truths)
+        counts = []
+        for row in rows:
+            cells = sparse_counts(
+                masks[row - part.rows.start], truths[row - part.rows.start], len(self.index.classes) + 1
+            )
+            counts += [{"row": row, "split": self.index.splits[row], "method": "", **cell} for cell in cells]
+        tables = {FACTS: pa.Table.from_pylist(counts, COUNTS)}
+        if self.config.evaluate.curve:
+            tables[CURVE] = self._curve(part, rows, truths)
+        dying_point("infer")
+        self.folder.write(shard, tables=tables, began=began)
+
+    def _curve(self, part: Shard, rows: list[int], truths: Mask) -> pa.Table:
+        pairs = PairMaps(self.proposal, part.number)
+        total = len(self.index.classes)
+        sums: dict[str, np.ndarray[Any, Any]] = {}
+        for row in rows:
+            found = pairs.by_row.get(row, [])
+            if any(pair["flag"] == NONFINITE for pair in found):
+                continue
+            height, width = self.index.sizes[row]
+            truth = truths[row - part.rows.start, :height, :width]
+            maps = pairs.maps(row, (height, width)).numpy() if found else np.zeros((1, height, width), np.float32)
+            classes = np.asarray([pair["class_id"] for pair in found] or [1])
+            counts = curve_counts(maps, classes, truth, total)
+            split = self.index.splits[row]
+            sums[split] = sums[split] + counts if split in sums else counts
+        cells = [
+            {"split": split, "truth": int(t), "best": int(b), "level": int(q), "count": int(counts[t, b, q])}
+            for split, counts in sums.items()
+            for t, b, q in zip(*np.nonzero(counts), strict=True)
+        ]
+        return pa.Table.from_pylist(cells, CURVE_COUNTS)
+
+
+class FloorWork:
+    """Counts of masks made without looking: what every method has to beat."""
+
+    title = "floors"
+
+    def __init__(self, config: RunConfig, truth: LabelStore, folder: StageFolder) -> None:
+        self.config, self.truth, self.folder = config, truth, folder
+        self.index: ImageIndex = truth.index
+        self.shards = self.index.shards(config.runtime.shard_images)
+
+    def missing(self) -> list[int]:
+        """Shards that are not committed."""
+        return self.folder.missing()
+
+    def __call__(self, shard: int) -> None:
+        """Count one shard."""
+        began = time.monotonic()
+        part = self.shards[shard]
+        truths = self.truth.shard_masks(part)
+        counts = []
+        for row in judged_rows(self.index, part, truths):
+            size, classes = self.index.sizes[row], self.index.class_ids[row]
+            truth = truths[row - part.rows.start, : size[0], : size[1]]
+            floors = {
+                WHOLE_IMAGE: whole_image(classes, size),
+                CENTRED_BOX: centred_box(classes, size, self.config.evaluate.centred_box),
+            }
+            for method, mask in floors.items():
+                cells = sparse_counts(mask, truth, len(self.index.classes) + 1)
+                counts += [{"row": row, "split": self.index.splits[row], "method": method, **cell} for cell in cells]
+        dying_point("infer")
+        self.folder.write(shard, tables={FACTS: pa.Table.from_pylist(counts, COUNTS)}, began=began)
+
+
+def judged_rows(index: ImageIndex, part: Shard, truths: Mask) -> list[int]:
+    """Rows of a shard that have a ground truth: at least one pixel that is not ignored."""
+    return [row for row in index.working_rows(part) if (truths[row - part.rows.start] != IGNORE).any()]

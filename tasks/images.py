@@ -1,0 +1,100 @@
+"""Images of index rows as network input: read, checked against the index, decoded ahead of the computation."""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from configs.schema import Normalise
+from storage.decode import decode_image, read_bytes
+from storage.index import ImageIndex
+
+AHEAD = 2
+
+
+class ChangedImageError(RuntimeError):
+    """A file is no longer the one that was staged."""
+
+
+class ImageSource:
+    """Reads the images of an index.
+
+    Parameters
+    ----------
+    root
+        Data root.
+    index
+        The image index.
+    max_pixels
+        Cap that was in force when the images were staged.
+    threads
+        How many decode at once.
+    """
+
+    def __init__(self, root: Path, index: ImageIndex, max_pixels: int, threads: int = 2) -> None:
+        self.root, self.index, self.max_pixels = root, index, max_pixels
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode")
+
+    def pixels(self, row: int) -> npt.NDArray[np.uint8]:
+        """One image, (H, W, 3) RGB.
+
+        Raises
+        ------
+        ChangedImageError
+            The file's hash is not the index's: its masks would belong to another picture.
+        """
+        path = self.index.paths[row]
+        data = read_bytes(self.root, path)
+        if hashlib.sha256(data).hexdigest() != self.index.hashes[row]:
+            raise ChangedImageError(f"{path}: the file changed since it was staged; run again, which stages it anew")
+        return decode_image(data, self.max_pixels).pixels
+
+    def square(self, row: int, size: int) -> Tensor:
+        """One image resized to ``size`` by ``size``, uint8 (3, size, size)."""
+        pixels = self.pixels(row)
+        if pixels.shape[:2] != (size, size):
+            pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+    def batches(self, rows: Sequence[int], size: int, batch: int) -> Iterator[tuple[list[int], Tensor]]:
+        """Rows in groups of ``batch`` with their images uint8 (B, 3, size, size); the next groups decode meanwhile."""
+        groups = [list(rows[start : start + batch]) for start in range(0, len(rows), batch)]
+        waiting: deque[list[Future[Tensor]]] = deque()
+        for number, group in enumerate(groups):
+            for ahead in groups[number + len(waiting) : number + AHEAD]:
+                waiting.append([self._pool.submit(self.square, row, size) for row in ahead])
+            yield group, torch.stack([future.result() for future in waiting.popleft()])
+
+    def close(self) -> None:
+        """End the decoding threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def to_input(images: Tensor, normalise: Normalise, device: torch.device) -> Tensor:
+    """Network input from uint8 RGB (B, 3, H, W): channel order, scale, mean and deviation as configured."""
+    images = images.to(device).to(torch.float32)
+    if normalise.channels == "bgr":
+        images = images.flip(1)
+    mean = torch.tensor(normalise.mean, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(normalise.std, device=device).view(1, 3, 1, 1)
+    return (images / normalise.scale - mean) / std
+
+
+def pick_device(wish: str) -> torch.device:
+    """The device a run computes on.
+
+    Raises
+    ------
+    ValueError
+        CUDA was asked for and is not there.
+    """
+    if wish == "cuda" and not torch.cuda.is_available():
+        raise ValueError("runtime.device: expected a CUDA device, torch sees none; use auto or cpu")
+    return torch.device("cuda" if wish != "cpu" and torch.cuda.is_available() else "cpu")

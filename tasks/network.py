@@ -1,0 +1,49 @@
+"""The classifier of a run: built, loaded once per process, and described beside its weights."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs.schema import Classifier
+from methods.networks import ClassifierNetwork, build_classifier, load_backbone, load_classifier
+from storage.commits import CommitLog
+from storage.files import canonical_json, file_digest, write_bytes_atomic
+from storage.models import DESCRIPTION, UNIT, WEIGHTS, describe
+from storage.weights import find_weights, load_state, save_state
+
+
+def new_network(config: Classifier, classes: int) -> ClassifierNetwork:
+    """A classifier with its starting weights; what is drawn at random follows the configured seed."""
+    torch.manual_seed(config.train.seed)
+    if config.trained is not None:
+        network = build_classifier(config.backbone, classes, head=config.head)
+        load_classifier(network, load_state(config.trained), str(config.trained))
+        return network
+    weights = find_weights(config.weights)
+    network = build_classifier(config.backbone, classes, head=config.head, pretrained=weights.torchvision)
+    if weights.path is not None:
+        load_backbone(network, load_state(weights.path), str(weights.path))
+    return network
+
+
+def save_network(folder: Path, network: ClassifierNetwork, facts: dict[str, Any], began: float) -> None:
+    """Write weights and description of a finished classifier, and commit both."""
+    save_state(folder / WEIGHTS, dict(network.model.state_dict()))
+    description = {**facts, "stages": network.stages, "head": network.head, "weights": file_digest(folder / WEIGHTS)}
+    write_bytes_atomic(folder / DESCRIPTION, canonical_json(description))
+    CommitLog(folder).commit(UNIT, [folder / WEIGHTS, folder / DESCRIPTION], facts={}, began=began)
+
+
+@lru_cache(maxsize=2)
+def load_network(folder: Path, weights: str, device: torch.device) -> ClassifierNetwork:
+    """The finished classifier in eval mode, loaded once per process; ``weights`` is the digest that is expected."""
+    about = describe(folder)
+    network = build_classifier(about["backbone"], len(about["classes"]), head=about["head_kind"])
+    path = folder / WEIGHTS
+    if file_digest(path) != weights:
+        raise ValueError(f"{path}: expected sha256 {weights[:12]}…; the file changed, run `maskmill verify --repair`")
+    load_classifier(network, load_state(path), str(path))
+    network.model.eval().requires_grad_(False).to(device)
+    return network

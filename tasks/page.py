@@ -1,0 +1,219 @@
+"""What the report's page shows, gathered from the tables and label sets of a run."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from PIL import Image
+
+from configs import dump_config
+from methods.visuals import heat, outline, overlay, voc_palette
+from storage.report_figures import curve_figure
+from storage.report_page import Figure, OverlayCard, ReportPage, Table, Tile
+from storage.stages import FACTS
+from tasks.images import ImageSource
+from tasks.metrics import image_scores
+from tasks.refine import NONFINITE, PairMaps
+from tasks.state import State
+from tasks.summary import HEADLINES, summary_rows
+
+FLOORS = {"whole_image": "floor: whole image", "centred_box": "floor: centred box"}
+MAX_ROWS = 200
+MAX_LEAKS = 50
+CARD_SIDE = 320
+PALETTE = voc_palette()
+
+
+def build_page(state: State, folder: Path) -> ReportPage:
+    """Gather the page of a run whose metric and quarantine tables are written."""
+    metrics = pq.ParquetFile(folder / "metrics.parquet").read()
+    quarantine = pq.ParquetFile(folder / "quarantine.parquet").read()
+    frame = metrics.to_pandas()
+    leaks = leak_table(state)
+    return ReportPage(
+        title=state.run.config.report.title,
+        subtitle=f"{len(state.index)} images, {len(state.index.classes)} classes, report {folder.name}",
+        summary=tiles(state, summary_rows(metrics), quarantine.num_rows),
+        tables=[method_table(metrics), class_table(state, frame), classifier_table(frame), *leaks],
+        figures=curves(frame),
+        overlays=cards(state),
+        quarantine=[
+            (row["image_id"], row["path"], row["stage"], row["reason"])
+            for row in quarantine.slice(0, MAX_ROWS).to_pylist()
+        ],
+        warnings=warnings(state, leaks, quarantine.num_rows),
+        provenance=provenance(state),
+    )
+
+
+def tiles(state: State, rows: list[dict[str, Any]], quarantined: int) -> list[Tile]:
+    """The numbers on top of the page."""
+    index = state.index
+    shown = [Tile("Images", f"{len(index):,}", ", ".join(sorted(set(index.splits))))]
+    methods = [row for row in rows if row["method"] not in FLOORS]
+    if methods:
+        best = max(methods, key=lambda row: (row["split"] == rows[0]["split"], _number(row["miou"])))
+        floors = [row for row in rows if row["method"] in FLOORS and row["split"] == best["split"]]
+        floor = max((_number(row["miou"]) for row in floors), default=float("nan"))
+        shown.append(Tile("Best mIoU", f"{_number(best['miou']):.3f}", f"{best['method']}, {best['split']}"))
+        shown.append(Tile("Best floor mIoU", f"{floor:.3f}", "made without looking at the images"))
+        shown.append(Tile("Foreground IoU", f"{_number(best['fg_iou_pooled']):.3f}", "same masks, pixels pooled"))
+    else:
+        confidences = [
+            float(np.mean(confidence_by_image(state, place)["confidence"])) for place in range(len(state.masks))
+        ]
+        shown.append(
+            Tile("Mean confidence", f"{max(confidences, default=0.0):.3f}", "no ground truth to score against")
+        )
+    shown.append(Tile("Quarantined", str(quarantined), "left out of everything, listed below"))
+    return shown
+
+
+def method_table(metrics: Any) -> Table:
+    """Headline numbers of every label set and floor."""
+    rows = [
+        [FLOORS.get(row["method"], row["method"]), row["split"], row["images"], *[row.get(name) for name in HEADLINES]]
+        for row in summary_rows(metrics)
+    ]
+    note = "Fractions, pixels pooled over the split. Floors are masks made without looking at any image."
+    return Table("Masks against the ground truth", note, ["method", "split", "images", *HEADLINES], rows)
+
+
+def class_table(state: State, frame: pd.DataFrame) -> Table:
+    """IoU of every class, one column per class."""
+    part = frame[(frame["stage"] == "mask") & (frame["metric"] == "iou") & (frame["class"] != "")]
+    names = [name for name in ("background", *state.index.classes) if name in set(part["class"])]
+    rows = []
+    for (method, split), one in part.groupby(["method", "split"], sort=False):
+        values = dict(zip(one["class"], one["value"], strict=True))
+        rows.append([FLOORS.get(method, method), split, *[values.get(name) for name in names]])
+    note = "IoU per class; a dash stands for a class that is neither in the ground truth nor in any mask."
+    return Table("IoU by class", note, ["method", "split", *names], rows)
+
+
+def classifier_table(frame: pd.DataFrame) -> Table:
+    """Numbers of the classifier."""
+    part = frame[(frame["stage"] == "classifier") & (frame["class"] == "")]
+    names = list(dict.fromkeys(part["metric"]))
+    rows = []
+    for (method, split), one in part.groupby(["method", "split"], sort=False):
+        values = dict(zip(one["metric"], one["value"], strict=True))
+        rows.append([method, split, int(one["images"].iloc[0]), *[values.get(name) for name in names]])
+    return Table(
+        "Classifier", "From the logits of the pass that made the maps.", ["backbone", "split", "images", *names], rows
+    )
+
+
+def leak_table(state: State) -> list[Table]:
+    """Pairs of images that show the same thing in different splits, none if there are none."""
+    if state.staged is None:
+        return []
+    leaks = pq.ParquetFile(state.staged.folder / "leaks.parquet").read()
+    if not leaks.num_rows:
+        return []
+    columns = ["image_id", "split", "other_id", "other_split", "correlation", "exact"]
+    rows = [
+        [str(row[name]) if name == "exact" else row[name] for name in columns] for row in leaks.slice(0, 50).to_pylist()
+    ]
+    note = (
+        f"{leaks.num_rows} pairs look the same, turned or mirrored, and lie in different splits; the first {len(rows)}."
+    )
+    return [Table("Leaks between splits", note, columns, rows)]
+
+
+def curves(frame: pd.DataFrame) -> list[Figure]:
+    """Mean IoU against the threshold, per split."""
+    part = frame[(frame["stage"] == "cam") & (frame["metric"] == "miou") & (frame["threshold_source"] == "oracle")]
+    figures = []
+    for split, one in part.groupby("split", sort=True):
+        lines = {
+            str(method): (rows["threshold"].tolist(), rows["value"].tolist())
+            for method, rows in one.groupby("method", sort=False)
+        }
+        data = curve_figure(lines, f"mIoU against one threshold for all images ({split})", "threshold", "mIoU")
+        note = "Oracle: the best threshold is read off the ground truth, so compare shapes, not with the masks above."
+        figures.append(Figure(f"Threshold curve, {split}", note, data, "svg"))
+    return figures
+
+
+def confidence_by_image(state: State, place: int) -> pd.DataFrame:
+    """Mean confidence of every image with a mask of one label set."""
+    facts = state.masks[place][1].table(FACTS, ["row", "confidence"]).to_pandas()
+    return facts.groupby("row", as_index=False)["confidence"].first()
+
+
+def cards(state: State) -> list[OverlayCard]:
+    """Pictures of the first label set: worst first where there is a ground truth, else least certain first."""
+    wanted = state.run.config.report.overlays
+    if not wanted or not state.masks:
+        return []
+    if state.evaluations:
+        counts = state.evaluations[0][1].table().to_pandas()
+        scores = image_scores(counts, len(state.index.classes) + 1).sort_values(["miou", "row"]).head(wanted)
+        ranked = [(int(row), f"mIoU {value:.2f}") for row, value in zip(scores["row"], scores["miou"], strict=True)]
+    else:
+        sure = confidence_by_image(state, 0).sort_values(["confidence", "row"]).head(wanted)
+        ranked = [(int(row), f"sure {value:.2f}") for row, value in zip(sure["row"], sure["confidence"], strict=True)]
+    source = state.source()
+    return [card(state, source, row, badge) for row, badge in ranked]
+
+
+def card(state: State, source: ImageSource, row: int, badge: str) -> OverlayCard:
+    """Image, soft map, mask and ground truth of one image."""
+    index, size = state.index, state.index.sizes[row]
+    pixels = source.pixels(row)
+    proposal, masks = state.proposals[0], state.masks[0]
+    store = state.label_store(masks[1])
+    shown = [("image", pixels)]
+    pairs = PairMaps(proposal[1], store.shard_of(row).number)
+    if row in pairs.by_row and all(pair["flag"] != NONFINITE for pair in pairs.by_row[row]):
+        shown.append((f"map: {pairs.by_row[row][0]['class']}", heat(pairs.maps(row, size)[0].numpy(), pixels)))
+    shown.append(("mask", overlay(pixels, store.mask(row), PALETTE)))
+    if state.truth is not None:
+        truth = state.label_store(state.truth).mask(row)
+        shown.append(("ground truth", overlay(outline(pixels, truth, PALETTE), truth, PALETTE, alpha=0.35)))
+    labels = ", ".join(index.classes[k - 1] for k in index.class_ids[row]) or "no label"
+    caption = f"{labels} · {index.splits[row]} · {masks[0].title}"
+    return OverlayCard(index.ids[row], caption, [(name, jpeg(picture)) for name, picture in shown], badge)
+
+
+def jpeg(pixels: np.ndarray[Any, Any]) -> bytes:
+    """A small JPEG of a picture."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((CARD_SIDE, CARD_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def warnings(state: State, leaks: list[Table], quarantined: int) -> list[str]:
+    """What a careful person should know before using the masks."""
+    found = [table.note for table in leaks]
+    if quarantined:
+        found.append(f"{quarantined} entries are in quarantine; their masks are 255 (ignore) throughout.")
+    for one, folder in state.proposals:
+        flags = folder.table(columns=["flag"]).column("flag").to_pylist()
+        if constant := flags.count("constant"):
+            found.append(f"{one.title}: {constant} of {len(flags)} maps are constant: not located.")
+    if state.truth is None:
+        found.append("There is no ground truth: nothing below says how good the masks are.")
+    return found
+
+
+def provenance(state: State) -> dict[str, str]:
+    """Keys of everything the page was made from, and the configuration."""
+    keys = {
+        "image index": state.index.key,
+        "classifier": state.model.name if state.model else "",
+        "ground truth": state.truth.name if state.truth else "none",
+    }
+    for (one, proposal), (_, masks) in zip(state.proposals, state.masks, strict=True):
+        keys[one.title] = f"{proposal.name}, {masks.name}"
+    return {**keys, "configuration": dump_config(state.run.config)}
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")

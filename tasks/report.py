@@ -1,0 +1,108 @@
+"""The end of a run: metric rows, tables and the page, written into the report's folder and committed."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from storage import keys
+from storage.commits import CommitLog
+from storage.faults import dying_point
+from storage.files import write_bytes_atomic, write_table
+from storage.index import QUARANTINED
+from storage.metrics import MetricRow, ThresholdSource, metric_table
+from storage.models import describe
+from storage.report_page import render_report
+from storage.stages import stage_key
+from storage.tables import QUARANTINE
+from tasks.evaluate import CURVE
+from tasks.metrics import classifier_rows, curve_rows, mask_rows
+from tasks.page import build_page
+from tasks.propose import LOGITS
+from tasks.refine import NONFINITE
+from tasks.state import State
+
+METRICS_UNIT, PAGE_UNIT = "metrics", "report"
+
+
+def report_folder(state: State) -> Path:
+    """Folder of the run's report: its key covers every stage that it shows, and the names that it shows them under."""
+    parts: dict[str, Any] = {
+        "index": state.index.key,
+        "model": state.model.name if state.model else None,
+        "floors": state.floors.name if state.floors else None,
+        "masks": {one.title: folder.name for one, folder in state.masks},
+        "evaluations": {one.title: folder.name for one, folder in state.evaluations},
+    }
+    return state.run.workspace.report(stage_key("report", keys.report_basis(state.run.config, parts)))
+
+
+def metric_rows(state: State) -> list[MetricRow]:
+    """Every number of a run: the classifier's, the floors', and per proposal the masks' and the threshold curve's."""
+    rows: list[MetricRow] = []
+    if state.model is not None:
+        about = describe(state.model)
+        logits = state.proposals[0][1].table(LOGITS)
+        rows += classifier_rows(logits, state.index, multi_label=about["multi_label"], method=about["backbone"])
+    names = ["background", *state.index.classes]
+    if state.floors is not None:
+        floors = state.floors.table()
+        for method in sorted(set(floors.column("method").to_pylist())):
+            part = floors.filter(pa.compute.equal(floors.column("method"), method))
+            rows += mask_rows(part, names, stage="mask", method=method, source="fixed")
+    last = state.run.config.refine[-1].step
+    source: ThresholdSource = "otsu" if last == "otsu" else "fixed"
+    for one, folder in state.evaluations:
+        counts = folder.table()
+        rows += mask_rows(counts, names, stage="mask", method=one.title, source=source)
+        if state.run.config.evaluate.curve:
+            images = counts.to_pandas().groupby("split")["row"].nunique().to_dict()
+            rows += curve_rows(folder.table(CURVE), names, method=one.title, images=images)
+    return rows
+
+
+def quarantine_table(state: State) -> pa.Table:
+    """Images without a mask, and why: refused at staging, or with a map that is not finite."""
+    index = state.index
+    rows = [
+        {"image_id": index.ids[row], "path": index.paths[row], "stage": "stage", "method": "", "reason": reason}
+        for row, (status, reason) in enumerate(
+            zip(index.table.column("status").to_pylist(), index.table.column("reason").to_pylist(), strict=True)
+        )
+        if status == QUARANTINED
+    ]
+    for one, folder in state.proposals:
+        for fact in folder.table(columns=["row", "image_id", "class", "flag"]).to_pylist():
+            if fact["flag"] == NONFINITE:
+                reason = f"the map of {fact['class']} is not finite"
+                where = {"image_id": fact["image_id"], "path": index.paths[fact["row"]]}
+                rows.append({**where, "stage": "propose", "method": one.title, "reason": reason})
+    return pa.Table.from_pylist(rows, QUARANTINE)
+
+
+def write_metrics(state: State, folder: Path) -> int:
+    """Write and commit the metric and quarantine tables; returns 1 if there was something to do."""
+    log = CommitLog(folder)
+    if log.path(METRICS_UNIT).exists():
+        return 0
+    began = time.monotonic()
+    paths = [folder / "metrics.parquet", folder / "quarantine.parquet"]
+    write_table(paths[0], metric_table(metric_rows(state), folder.name))
+    write_table(paths[1], quarantine_table(state))
+    dying_point("metrics")
+    log.commit(METRICS_UNIT, paths, facts={}, began=began)
+    return 1
+
+
+def write_page(state: State, folder: Path) -> int:
+    """Write and commit the page; returns 1 if there was something to do."""
+    log = CommitLog(folder)
+    if log.path(PAGE_UNIT).exists():
+        return 0
+    began = time.monotonic()
+    path = folder / "report.html"
+    write_bytes_atomic(path, render_report(build_page(state, folder)).encode())
+    dying_point("report")
+    log.commit(PAGE_UNIT, [path], facts={}, began=began)
+    return 1

@@ -1,0 +1,87 @@
+"""What the steps of one run hand to each other."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from configs.schema import Proposal
+from storage.index import ImageIndex
+from storage.labels import LabelStore
+from storage.stages import StageFolder
+from tasks.context import Run
+from tasks.images import ImageSource, pick_device
+
+Labelled = tuple[Proposal, StageFolder]
+
+
+def worker_count(wish: int) -> int:
+    """Threads that do shards; 0 means one per core that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return wish or cores
+
+
+class State:
+    """Findings of the steps so far.
+
+    A plain class on purpose: Prefect copies dataclasses that are handed to a flow, and what a step finds would be lost.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.staged: StageFolder | None = None
+        self.truth: StageFolder | None = None
+        self.model: Path | None = None
+        self.floors: StageFolder | None = None
+        self.proposals: list[Labelled] = []
+        self.masks: list[Labelled] = []
+        self.evaluations: list[Labelled] = []
+        self.report: Path | None = None
+        self.done: dict[str, int] = {}
+        self._index: ImageIndex | None = None
+
+    @property
+    def index(self) -> ImageIndex:
+        """The image index; staging comes first."""
+        if self._index is None:
+            raise RuntimeError("expected a staged data set; the stage step comes first")
+        return self._index
+
+    @index.setter
+    def index(self, index: ImageIndex) -> None:
+        self._index = index
+
+    @property
+    def index_stage(self) -> str:
+        """Name of the stage that keeps the index."""
+        if self.staged is None:
+            raise RuntimeError("expected a staged data set; the stage step comes first")
+        return self.staged.name
+
+    @property
+    def shards(self) -> int:
+        """Shards of the run."""
+        return len(self.index.shards(self.run.config.runtime.shard_images))
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks compute."""
+        return pick_device(self.run.config.runtime.device)
+
+    @property
+    def workers(self) -> int:
+        """Threads for shards that need no accelerator."""
+        return worker_count(self.run.config.runtime.workers)
+
+    @property
+    def network_workers(self) -> int:
+        """Threads for shards that pass a network: one per accelerator, or one per core."""
+        return self.workers if self.device.type == "cpu" else 1
+
+    def source(self) -> ImageSource:
+        """A reader of the index's images."""
+        return ImageSource(self.run.root, self.index, self.run.config.dataset.max_pixels, self.workers)
+
+    def label_store(self, folder: StageFolder) -> LabelStore:
+        """A label set of this run."""
+        return LabelStore(folder, self.index)
