@@ -5,16 +5,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from methods.activation.errors import GradientReachError, LogitsError, PairError
+from methods.activation.errors import (
+    GradientReachError,
+    LogitsError,
+    PairError,
+    RecordingError,
+    UnknownLayerError,
+)
 
 
-def check_rows(pairs: Tensor, images: int) -> None:
-    """Refuse pairs that are not integers [P, 2] with rows in ``0..images-1``, before any work."""
+def check_request(images: Tensor, pairs: Tensor, layers: Sequence[str]) -> None:
+    """Refuse before any work: images that are no batch, no layer, pairs that are not integers [P, 2] in its rows."""
+    if images.ndim != 4:
+        raise RecordingError(f"expected images [B, 3, H, W], got shape {tuple(images.shape)}")
+    if isinstance(layers, str) or not layers:
+        raise UnknownLayerError(f"expected a list of at least one layer name, got {layers!r}")
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         raise PairError(f"expected pairs [P, 2] of (image row, class), got shape {tuple(pairs.shape)}")
     if pairs.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8):
         raise PairError(f"expected integer pairs, got {pairs.dtype}")
-    _refuse_outside(pairs, 0, images, "image row")
+    _refuse_outside(pairs, 0, len(images), "image row")
 
 
 def check_logits(logits: object, pairs: Tensor, images: int) -> Tensor:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from methods.activation.errors import GradientReachError, RecordingError
+from methods.activation.errors import GradientReachError
 from methods.activation.frozen import frozen
-from methods.activation.pairs import check_logits, check_rows, pair_gradients, select_rows
+from methods.activation.pairs import check_logits, check_request, pair_gradients, select_rows
 from methods.activation.taps import tapped
 
 
@@ -84,9 +84,7 @@ def record(
     >>> found.activations["0"].shape, found.gradients["0"].shape, found.logits.shape
     (torch.Size([2, 4, 3, 3]), torch.Size([3, 4, 3, 3]), torch.Size([2, 5]))
     """
-    if images.ndim != 4:
-        raise RecordingError(f"expected images [B, 3, H, W], got shape {tuple(images.shape)}")
-    check_rows(pairs, len(images))
+    check_request(images, pairs, layers)
     pairs = pairs.to(torch.int64)
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
         # A tensor made in inference mode cannot enter a graph; a detached one would drag in a graph of the caller's.

@@ -60,17 +60,17 @@ class Taps:
             )
         return output
 
-    def outputs(self) -> dict[str, Tensor]:
-        """What was taken, after the forward pass. Refuses a layer not reached and a record overwritten."""
+    def outputs(self, *, reached_only: bool = False) -> dict[str, Tensor]:
+        """What was taken, after the forward pass; layers not reached are an error unless told otherwise."""
         missing = [name for name in self._layers if name not in self._outputs]
-        if missing:
+        if missing and not reached_only:
             raise LayerCallError(f"the forward pass does not reach layer(s) {missing}: nothing was recorded there")
         for name, version in self._versions.items():
             if self._outputs[name]._version != version:
                 raise OverwrittenLayerError(
                     f"the output of layer {name!r} was overwritten in place after it was recorded"
                 )
-        return {name: self._outputs[name] for name in self._layers}
+        return {name: self._outputs[name] for name in self._layers if name in self._outputs}
 
 
 @contextmanager
@@ -89,11 +89,9 @@ def tapped(model: nn.Module, layers: Sequence[str], *, dimensions: int | None = 
     Raises
     ------
     UnknownLayerError
-        No layer given, or a name that the network does not have.
+        A name that the network does not have.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    if not layers:
-        raise UnknownLayerError("expected at least one layer name, got none")
     unknown = [name for name in layers if name not in modules]
     if unknown:
         raise UnknownLayerError(_no_such_layer(unknown, [name for name in modules if name]))

@@ -256,8 +256,10 @@ class TestRefusals:
     def test_unknown_layer(self, small_net: nn.Module) -> None:
         with pytest.raises(UnknownLayerError, match=r"no layer \['11'\].*did you mean.*0, 1, 2, 3, 4, 5, 6, 7, 8, 9$"):
             record(small_net, self.images, self.pairs, ["0", "11"])
-        with pytest.raises(UnknownLayerError, match="at least one layer"):
+        with pytest.raises(UnknownLayerError, match=r"at least one layer name, got \[\]"):
             record(small_net, self.images, self.pairs, [])
+        with pytest.raises(UnknownLayerError, match="got '0'"):
+            record(small_net, self.images, self.pairs, "0")
 
     @pytest.mark.parametrize(
         ("pairs", "message"),

@@ -1,0 +1,44 @@
+"""Look at layers in one forward pass that builds no graph."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from methods.activation.frozen import frozen
+from methods.activation.pairs import check_logits, check_request
+from methods.activation.taps import tapped
+
+
+def observe(model: nn.Module, images: Tensor, pairs: Tensor, layers: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+    """Activations of layers and the logits, for methods that need no gradient.
+
+    Parameters
+    ----------
+    model, images, pairs, layers
+        As in :func:`methods.activation.record`.
+
+    Returns
+    -------
+    dict of Tensor, Tensor
+        ``[B, C, h, w]`` by layer name, and the logits ``[B, K]``.
+
+    Raises
+    ------
+    RecordingError
+        As ``record``, less what concerns gradients.
+
+    Examples
+    --------
+    >>> maps, logits = observe(
+    ...     nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), torch.rand(1, 3, 4, 4), torch.tensor([[0, 1]]), ["0"]
+    ... )
+    >>> maps["0"].shape, logits.shape
+    (torch.Size([1, 4, 2, 2]), torch.Size([1, 16]))
+    """
+    check_request(images, pairs, layers)
+    with torch.no_grad(), frozen(model):
+        with tapped(model, layers) as taps:
+            output = model(images)
+        outputs = {name: value.detach() for name, value in taps.outputs().items()}
+        return outputs, check_logits(output, pairs, len(images))
