@@ -4,6 +4,7 @@ Holds the recording of layers, the CAM family as pure functions over activations
 May use torch only. Holds no thresholds, no masks and no normalisation that a caller did not ask for.
 """
 
+from methods.activation.class_activation_map import class_activation_map
 from methods.activation.errors import (
     GradientReachError,
     LayerCallError,
@@ -14,13 +15,19 @@ from methods.activation.errors import (
     RecordingError,
     UnknownLayerError,
 )
+from methods.activation.full_grad import full_grad
+from methods.activation.full_gradients import FullGradients, full_gradients
 from methods.activation.fuse import fuse, min_max
 from methods.activation.grad_cam import grad_cam
+from methods.activation.grad_cam_plus_plus import grad_cam_plus_plus
 from methods.activation.layer_cam import layer_cam
 from methods.activation.record import Record, record
+from methods.activation.smooth_grad_cam_plus_plus import smooth_grad_cam_plus_plus
 from methods.activation.truncate import truncate
+from methods.activation.xgrad_cam import xgrad_cam
 
 __all__ = [
+    "FullGradients",
     "GradientReachError",
     "LayerCallError",
     "LayerOutputError",
@@ -30,10 +37,16 @@ __all__ = [
     "Record",
     "RecordingError",
     "UnknownLayerError",
+    "class_activation_map",
+    "full_grad",
+    "full_gradients",
     "fuse",
     "grad_cam",
+    "grad_cam_plus_plus",
     "layer_cam",
     "min_max",
     "record",
+    "smooth_grad_cam_plus_plus",
     "truncate",
+    "xgrad_cam",
 ]

@@ -88,3 +88,52 @@ def small_net() -> nn.Module:
         nn.Flatten(),
         nn.Linear(24, 5),
     )
+
+
+class ResidualNet(nn.Module):
+    """Net B of the full gradient case: batch normalisation, a residual sum, two linear layers."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.c1 = nn.Conv2d(*_channels(state["c1.weight"]), 3, stride=2, padding=1, bias=False)
+        self.b1 = nn.BatchNorm2d(len(state["b1.weight"]))
+        self.c2 = nn.Conv2d(*_channels(state["c2.weight"]), 3, padding=1)
+        self.b2 = nn.BatchNorm2d(len(state["b2.weight"]))
+        self.c3 = nn.Conv2d(*_channels(state["c3.weight"]), 3, stride=2, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(4)
+        self.f1 = nn.Linear(*_channels(state["f1.weight"]))
+        self.f2 = nn.Linear(*_channels(state["f2.weight"]))
+        self.load_state_dict(state)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.b1(self.c1(images)).relu()
+        maps = (self.b2(self.c2(maps)) + maps).relu()
+        maps = self.c3(maps).relu()
+        return self.f2(self.f1(self.pool(maps).flatten(1)).relu())
+
+
+def _channels(weight: Tensor) -> tuple[int, int]:
+    return weight.shape[1], weight.shape[0]
+
+
+@dataclass
+class FullGradCase:
+    """One of the two networks of the full gradient case."""
+
+    arrays: dict[str, Tensor]
+    model: nn.Module
+    pairs: Tensor
+
+
+@pytest.fixture(scope="session")
+def full_grad_case(golden: Callable[[str], dict[str, Any]]) -> Callable[[str], FullGradCase]:
+    case = golden("fullgrad")
+
+    def build(net: str) -> FullGradCase:
+        arrays = {name[2:]: torch.from_numpy(np.asarray(case[name])) for name in case if name.startswith(f"{net}.")}
+        state = {name[2:]: array for name, array in arrays.items() if name.startswith("w.")}
+        model = StageNet(state) if net == "A" else ResidualNet(state)
+        pairs = torch.stack([torch.arange(len(arrays["target"])), arrays["target"]], dim=1)
+        return FullGradCase(arrays, model, pairs)
+
+    return build
