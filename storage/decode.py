@@ -5,15 +5,15 @@ Whatever is wrong with a file ends in :class:`ImageRefused` with a reason, never
 
 import errno
 import io
-import re
 import stat
-import warnings
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
+
+from storage.quiet import ignore_warnings_of
 
 MAX_BYTES = 512 << 20
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -28,7 +28,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_PILLOW_MODULES = re.compile(r"PIL\.")
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
@@ -108,7 +107,7 @@ def load_upright(data: bytes, max_pixels: int) -> Loaded:
     """
     if not data:
         raise ImageRefused("not an image: the file is empty")
-    _ignore_pillow_warnings()
+    ignore_warnings_of("PIL")
     try:
         return _load(data, max_pixels)
     except ImageRefused:
@@ -232,14 +231,3 @@ def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image.convert("RGBA"))
     return np.array(image.convert("RGB"))
-
-
-def _ignore_pillow_warnings() -> None:
-    """Keep remarks on odd metadata from becoming output, or errors where warnings are errors.
-
-    Set for the process and never taken back: images are decoded in threads, where ``warnings.catch_warnings`` is not
-    safe. Only warnings that name a module of Pillow as their place are concerned.
-    """
-    wanted = ("ignore", None, Warning, _PILLOW_MODULES, 0)
-    if tuple(warnings.filters[:1]) != (wanted,):
-        warnings.filterwarnings("ignore", module=_PILLOW_MODULES.pattern)

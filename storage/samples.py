@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-MaskKind = Literal["index", "binary", "voc_rgb", "coco"]
+MaskKind = Literal["index", "binary", "voc_rgb", "voc_auto", "coco"]
 
 
 class StagingError(ValueError):
@@ -15,7 +15,8 @@ class MaskSource:
     """Where the ground truth of one image comes from.
 
     ``kind`` tells how to read it: ``index`` (palette or grey class ids), ``binary`` (above 127 is the image's only
-    label), ``voc_rgb`` (the VOC colours), ``coco`` (``text`` holds the instances as JSON instead of ``path``).
+    label), ``voc_rgb`` (the VOC colours), ``voc_auto`` (``index`` or ``voc_rgb`` by the mode of the file), ``coco``
+    (``text`` holds the instances as JSON instead of ``path``).
     """
 
     kind: MaskKind
