@@ -2,8 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
+from methods.activation.enlarge import enlarge
 from methods.activation.full_gradients import full_gradients, times_bias
 from methods.activation.fuse import min_max
 from methods.activation.truncate import truncate
@@ -57,21 +57,18 @@ def full_grad(model: nn.Module, images: Tensor, pairs: Tensor, truncation: int |
     if truncation is not None:
         truncate(torch.zeros(1, 1, 1, 1), truncation)  # Refuses a wrong percentile before the network runs.
     found = full_gradients(model, images, pairs)
-    height, width = images.shape[2:]
-    saliency = _spread(found.images * found.input_gradients, height, width)
+    size = (images.shape[2], images.shape[3])
+    saliency = _spread(found.images * found.input_gradients, size)
     for layer, bias in found.biases.items():
         gradients = found.gradients[layer]
         if gradients.ndim != 4:
             continue
         if truncation is not None:
             gradients = truncate(gradients, truncation)
-        saliency += _spread(times_bias(gradients, bias), height, width)
+        saliency += _spread(times_bias(gradients, bias), size)
     return saliency
 
 
-def _spread(term: Tensor, height: int, width: int) -> Tensor:
+def _spread(term: Tensor, size: tuple[int, int]) -> Tensor:
     """Sum over channels of the normalised magnitudes, at the images' size: enlarging is linear, so it may come last."""
-    if len(term) == 0:
-        return term.new_empty((0, height, width))
-    total = min_max(term.abs(), EPSILON).sum(1, keepdim=True)
-    return interpolate(total, size=(height, width), mode="bilinear", align_corners=True)[:, 0]
+    return enlarge(min_max(term.abs(), EPSILON).sum(1), size, align_corners=True)

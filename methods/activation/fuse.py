@@ -5,8 +5,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from methods.activation.enlarge import enlarge
 from methods.activation.inputs import at_least_float32
 
 Fusion = Literal["sum", "mean_norm", "max_tanh"]
@@ -84,17 +84,16 @@ def fuse(maps: Sequence[Tensor], size: int | tuple[int, int], mode: Fusion = "su
     >>> fuse([torch.ones(1, 2, 2), torch.ones(1, 1, 1)], 2).tolist()
     [[[2.0, 2.0], [2.0, 2.0]]]
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise ValueError(f"expected a size of at least 1 pixel, got {size}")
+    if isinstance(size, int):
+        size = (size, size)
     if not maps or any(layer.ndim != 3 or len(layer) != len(maps[0]) for layer in maps):
         raise ValueError(f"expected one [P, h, w] per layer with one P, got {[tuple(layer.shape) for layer in maps]}")
     if mode not in ("sum", "mean_norm", "max_tanh"):
         raise ValueError(f"expected mode 'sum', 'mean_norm' or 'max_tanh', got {mode!r}")
 
-    fused = _enlarge(_prepare(maps[0], mode), height, width)
+    fused = enlarge(_prepare(maps[0], mode), size)
     for layer in maps[1:]:
-        enlarged = _enlarge(_prepare(layer, mode), height, width)
+        enlarged = enlarge(_prepare(layer, mode), size)
         fused = torch.maximum(fused, enlarged) if mode == "max_tanh" else fused + enlarged
     return min_max(fused / len(maps), MEAN_NORM_EPSILON) if mode == "mean_norm" else fused
 
@@ -103,9 +102,3 @@ def _prepare(layer: Tensor, mode: Fusion) -> Tensor:
     if mode == "mean_norm":
         return min_max(layer.clamp(min=0), MEAN_NORM_EPSILON)
     return torch.tanh(2 * min_max(layer)) if mode == "max_tanh" else at_least_float32(layer)
-
-
-def _enlarge(maps: Tensor, height: int, width: int) -> Tensor:
-    if len(maps) == 0:
-        return maps.new_empty((0, height, width))
-    return interpolate(maps[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]

@@ -67,6 +67,11 @@ class TestFuse:
         maps = [torch.full((1, 2, 2), 3.0), torch.full((1, 4, 4), -1.0)]
         assert torch.equal(fuse(maps, 4), torch.full((1, 4, 4), 2.0))
 
+    @pytest.mark.parametrize("mode", ["sum", "mean_norm", "max_tanh"])
+    def test_constant_maps_stay_constant(self, mode: str) -> None:
+        found = fuse([torch.full((1, 3, 3), 0.3), torch.full((1, 7, 7), 1.7)], (61, 53), mode)
+        assert not min_max(found).any()
+
     def test_mean_norm_rectifies(self) -> None:
         assert not fuse([-torch.rand(1, 2, 2)], 2, "mean_norm").any()
 
