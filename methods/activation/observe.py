@@ -37,7 +37,8 @@ def observe(model: nn.Module, images: Tensor, pairs: Tensor, layers: Sequence[st
     (torch.Size([1, 4, 2, 2]), torch.Size([1, 16]))
     """
     check_request(images, pairs, layers)
-    with torch.no_grad(), frozen(model):
+    with torch.inference_mode(False), torch.no_grad(), frozen(model):
+        images = images.clone() if images.is_inference() else images
         with tapped(model, layers) as taps:
             output = model(images)
         outputs = {name: value.detach() for name, value in taps.outputs().items()}

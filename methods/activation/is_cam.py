@@ -1,0 +1,67 @@
+"""IS-CAM: Score-CAM with masked images of growing strength, averaged."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from methods.activation.perturbation import Masks, Score, identity, masked_batches, masked_cam
+
+
+def is_cam(
+    model: nn.Module,
+    images: Tensor,
+    pairs: Tensor,
+    layer: str,
+    *,
+    samples: int = 10,
+    rectify: bool = True,
+    masks: Masks = "normalised_first",
+    score: Score = identity,
+    max_maps: int | None = None,
+    batch: int = 16,
+) -> Tensor:
+    r"""Map of each pair from the mean scores of masked images scaled step by step.
+
+    .. math:: w = \mathrm{softmax}_k \; \frac{1}{N} \sum_n y_c\big(c_n \cdot x \cdot \mathrm{mask}(A_k)\big), \qquad
+        c_n = \sum_{i \le n} \frac{i}{N}
+
+    Parameters
+    ----------
+    model, images, pairs, layer, rectify, masks, score, max_maps, batch
+        As in :func:`methods.activation.score_cam`.
+    samples
+        N. The steps are summed up, as published: the last image is scaled by (N + 1) / 2 and not by 1.
+
+    Returns
+    -------
+    Tensor
+        ``[P, h, w]`` at the layer's size, not normalised.
+
+    Raises
+    ------
+    RecordingError
+        As ``record``, less what concerns gradients.
+    ValueError
+        ``samples``, ``max_maps`` or ``batch`` below 1, or unknown ``masks``.
+
+    References
+    ----------
+    Naidu et al., IS-CAM: Integrated Score-CAM for axiomatic-based explanations, 2020.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    >>> is_cam(net, torch.rand(1, 3, 8, 8), torch.tensor([[0, 0], [0, 1]]), "1", samples=3).shape
+    torch.Size([2, 6, 6])
+    """
+    if samples < 1:
+        raise ValueError(f"expected samples >= 1, got {samples}")
+
+    def stronger(row: int, features: Tensor, _channels: Tensor) -> Iterator[Iterator[Tensor]]:
+        factor = 0.0
+        for step in range(1, samples + 1):
+            factor += step / samples
+            yield masked_batches(factor * images[row], features, masks, batch)
+
+    return masked_cam(model, images, pairs, layer, stronger, score=score, max_maps=max_maps, rectify=rectify)
