@@ -4,6 +4,7 @@ Holds the recording of layers, the CAM family as pure functions over activations
 May use torch only. Holds no thresholds, no masks and no normalisation that a caller did not ask for.
 """
 
+from methods.activation.ablation_cam import ablation_cam
 from methods.activation.class_activation_map import class_activation_map
 from methods.activation.errors import (
     GradientReachError,
@@ -20,9 +21,12 @@ from methods.activation.full_gradients import FullGradients, full_gradients
 from methods.activation.fuse import fuse, min_max
 from methods.activation.grad_cam import grad_cam
 from methods.activation.grad_cam_plus_plus import grad_cam_plus_plus
+from methods.activation.is_cam import is_cam
 from methods.activation.layer_cam import layer_cam
 from methods.activation.record import Record, record
+from methods.activation.score_cam import score_cam
 from methods.activation.smooth_grad_cam_plus_plus import smooth_grad_cam_plus_plus
+from methods.activation.ss_cam import ss_cam
 from methods.activation.truncate import truncate
 from methods.activation.xgrad_cam import xgrad_cam
 
@@ -37,16 +41,20 @@ __all__ = [
     "Record",
     "RecordingError",
     "UnknownLayerError",
+    "ablation_cam",
     "class_activation_map",
     "full_grad",
     "full_gradients",
     "fuse",
     "grad_cam",
     "grad_cam_plus_plus",
+    "is_cam",
     "layer_cam",
     "min_max",
     "record",
+    "score_cam",
     "smooth_grad_cam_plus_plus",
+    "ss_cam",
     "truncate",
     "xgrad_cam",
 ]

@@ -6,7 +6,7 @@ record. The first tapped output becomes the leaf of the graph: nothing before it
 
 import difflib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -111,6 +111,21 @@ def _hook(taps: Taps, name: str) -> Any:
         return taps.take(name, inputs, output)
 
     return hook
+
+
+@contextmanager
+def replaced(model: nn.Module, layer: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let the network go on with ``change(output)`` in place of a layer's output, for calls of this thread only."""
+    owner = threading.get_ident()
+
+    def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        return change(output) if threading.get_ident() == owner else None
+
+    handle = model.get_submodule(layer).register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _share_memory(output: Tensor, value: Any) -> bool:
