@@ -209,7 +209,8 @@ def read_index(path: Path) -> ImageIndex:
     if not set(SCHEMA.names) <= set(table.column_names) or b"classes" not in metadata:
         raise ValueError(f"{path}: expected the columns {', '.join(SCHEMA.names)}, saw {', '.join(table.column_names)}")
     classes = tuple(metadata[b"classes"].decode().split("\0")) if metadata[b"classes"] else ()
-    index = ImageIndex(table.replace_schema_metadata(None), classes)
+    # Parquet renames the items of lists: without the cast an index that is read and written again has other bytes.
+    index = ImageIndex(table.replace_schema_metadata(None).select(SCHEMA.names).cast(SCHEMA), classes)
     if index.key != metadata.get(b"key", b"").decode():
         raise ValueError(f"{path}: its rows and its key disagree; run `maskmill stage` again")
     return index
