@@ -77,7 +77,9 @@ class TestDumpYaml:
     def test_reads_back_equal(self, value: object) -> None:
         assert parse_yaml(dump_yaml(value), "x") == value
 
-    @pytest.mark.parametrize("text", ["1e-4", "no", "null", "~", "1:30", "2024-01-01", "<<", "=", "", " a ", "0x1f"])
+    @pytest.mark.parametrize(
+        "text", ["1e-4", "no", "null", "~", "1:30", "2024-01-01", "<<", "=", "", " a ", "0x1f", "a\x85b", "\u2028"]
+    )
     def test_text_stays_text(self, text: str) -> None:
         assert parse_yaml(dump_yaml([text, {text: text}]), "x") == [text, {text: text}]
 
