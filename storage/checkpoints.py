@@ -1,10 +1,15 @@
-"""Checkpoints of a training: written whole after every epoch, read without unpickling anything but tensors."""
+"""Checkpoints of a training: written whole after every epoch, read without unpickling anything but tensors.
+
+The file begins with the SHA-256 of the rest: torch reads a tensor with a flipped bit without a word.
+"""
 
 import io
 from pathlib import Path
 from typing import Any
 
-from storage.files import write_bytes_atomic
+from storage.files import digest, write_bytes_atomic
+
+_DIGITS = 64
 
 
 class CheckpointError(RuntimeError):
@@ -17,7 +22,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_bytes_atomic(path, buffer.getvalue())
+    data = buffer.getvalue()
+    write_bytes_atomic(path, digest(data).encode() + data)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -33,7 +39,10 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
+        if digest(data[_DIGITS:]).encode() != data[:_DIGITS]:
+            raise ValueError("content and digest that disagree")
+        state = torch.load(io.BytesIO(data[_DIGITS:]), map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{path}: expected a checkpoint, saw {error}; delete it to start anew") from error
     return dict(state)
