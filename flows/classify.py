@@ -13,7 +13,7 @@ from flows.progress import progress
 from methods.networks import ClassifierNetwork
 from storage import keys
 from storage.models import is_saved
-from storage.stages import FACTS
+from storage.stages import FACTS, stage_key
 from tasks.classify import fit_classifier, is_multi_label
 from tasks.network import new_network, save_network
 from tasks.propose import FeatureWork
@@ -23,7 +23,7 @@ from tasks.state import State
 def model_folder(state: State) -> Path:
     """Folder of the run's classifier."""
     basis = keys.classifier_basis(state.run.config, state.index)
-    return state.run.workspace.model("classifier", keys.stage_key("classifier", basis))
+    return state.run.workspace.model("classifier", stage_key("classifier", basis))
 
 
 @flow(name="classify", validate_parameters=False, persist_result=False)

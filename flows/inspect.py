@@ -5,7 +5,7 @@ from pathlib import Path
 from flows.cli import FAILED, FINISHED, REFUSED
 from flows.commands import say
 from storage.commits import CommitLog
-from storage.exporters import EXPORTERS
+from storage.exporters import EXPORTERS, Record
 from storage.index import read_index
 from storage.labels import LabelStore, index_of
 from storage.stages import StageFolder
@@ -67,8 +67,12 @@ def export_command(folder: Path, layout: str, out: Path, labels: str | None, spl
     if split is not None and split not in index.splits:
         say(f"refused: --split: expected one of {', '.join(sorted(set(index.splits)))}, saw {split!r}")
         return REFUSED
-    records = ((index.ids[row], mask) for row, mask in store if split is None or index.splits[row] == split)
-    count = EXPORTERS[layout](records, out, index.classes)
+    records = (
+        Record(index.ids[row], index.paths[row], mask)
+        for row, mask in store
+        if split is None or index.splits[row] == split
+    )
+    count = EXPORTERS[layout](records, index.classes, out)
     print(f"{count} masks of {stage.name} written to {out}")
     return FINISHED
 

@@ -9,7 +9,7 @@ from storage.index import ImageIndex
 from storage.readers import read_dataset
 from storage.samples import StagingError
 from storage.staged import STAGE_SHARD, listing_digest, staged_index, stamp_all, thin
-from storage.stages import StageFolder
+from storage.stages import StageFolder, stage_key
 from storage.weights import WeightsError
 from storage.workspace import Workspace
 
@@ -61,7 +61,7 @@ def _later(config: RunConfig, workspace: Workspace, index: ImageIndex) -> list[s
         f"index      {len(index)} rows, {int((~index.ok).sum())} quarantined, {pairs} (image, class) pairs, "
         f"{len(index.canvases)} canvas sizes; a label set takes up to {2 * canvas / 1e6:.0f} MB before compression",
     ]
-    key = keys.stage_key("classifier", keys.classifier_basis(config, index))
+    key = stage_key("classifier", keys.classifier_basis(config, index))
     model = workspace.model("classifier", key)
     if not is_saved(model):
         state = "to resume" if (model / "checkpoint.pt").exists() else "to do"

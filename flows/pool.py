@@ -1,10 +1,10 @@
 """Handing a step's shards to Prefect tasks: a bounded window in flight, every result asked for."""
 
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 from prefect.futures import PrefectFuture
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.progress import progress
 from tasks.context import Work, unit
@@ -12,9 +12,9 @@ from tasks.context import Work, unit
 WINDOW = 4
 
 
-def thread_runner(workers: int) -> ThreadPoolTaskRunner[Any]:
+def thread_runner(workers: int) -> TaskRunner[PrefectFuture[Any]]:
     """The task runner of a step."""
-    return ThreadPoolTaskRunner(max_workers=workers)
+    return cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=workers))
 
 
 def run_work(work: Work, workers: int, total: int) -> int:

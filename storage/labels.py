@@ -76,7 +76,15 @@ class LabelStore:
         return self.index.classes
 
     def shard_of(self, row: int) -> Shard:
-        """The shard that holds a row."""
+        """The shard that holds a row.
+
+        Raises
+        ------
+        IndexError
+            No such row; one below 0 would silently be another image's.
+        """
+        if not 0 <= row < len(self.index):
+            raise IndexError(f"{self.folder.name}: expected a row 0 to {len(self.index) - 1}, saw {row}")
         return self._shards[int(np.searchsorted(self._starts, row, side="right")) - 1]
 
     def rows(self) -> list[int]:
@@ -125,7 +133,7 @@ def open_labels(workspace: Workspace, stage: StageFolder | None = None) -> Label
 
 def index_of(workspace: Workspace, stage: StageFolder) -> Path:
     """The index that a stage was made for: kept beside the staged data set, so that later runs do not change it."""
-    return workspace.root / "stages" / stage.manifest["index_stage"] / "images.parquet"
+    return workspace.root / "stages" / str(stage.manifest["index_stage"]) / "images.parquet"
 
 
 class MaskDataset:

@@ -191,7 +191,7 @@ def feature_batches(
 
     def batches(epoch: int) -> tuple[Iterator[Batch], int]:
         generator = torch.Generator().manual_seed(step_seed(settings.seed, epoch))
-        parts = torch.randperm(len(features), generator=generator).split(settings.batch_size)
+        parts = torch.split(torch.randperm(len(features), generator=generator), settings.batch_size)
         return (Batch(features[part], targets[part]) for part in parts), len(parts)
 
     return batches

@@ -92,8 +92,8 @@ class EvaluateWork:
                 continue
             height, width = self.index.sizes[row]
             truth = truths[row - part.rows.start, :height, :width]
-            maps = pairs.maps(row, (height, width)).numpy() if found else np.zeros((1, height, width), np.float32)
-            classes = np.asarray([pair["class_id"] for pair in found] or [1])
+            maps = pairs.maps(row, (height, width)).numpy() if found else np.zeros((0, height, width), np.float32)
+            classes = np.asarray([pair["class_id"] for pair in found], np.int64)
             counts = curve_counts(maps, classes, truth, total)
             split = self.index.splits[row]
             sums[split] = sums[split] + counts if split in sums else counts

@@ -41,7 +41,13 @@ def mask_rows(
     frame = table.to_pandas()
     for split, part in frame.groupby("split", sort=True):
         counts, images = pooled(part, len(names)), int(part["row"].nunique())
-        where = {"stage": stage, "method": method, "split": str(split), "images": images, "threshold_source": source}
+        where: dict[str, Any] = {
+            "stage": stage,
+            "method": method,
+            "split": str(split),
+            "images": images,
+            "threshold_source": source,
+        }
         rows += count_rows(counts, names, where)
         per_image = image_scores(part, len(names))
         rows.append(MetricRow(metric="fg_iou_per_image", value=float(per_image["fg_iou"].mean()), **where))
@@ -72,9 +78,9 @@ def count_rows(counts: Counts, names: list[str], where: dict[str, Any]) -> list[
         "f1": (2 * hits, predicted + true),
     }
     for metric in PER_CLASS:
-        over, under = parts[metric]
+        upper, lower = parts[metric]
         for k, name in enumerate(names):
-            pair = {"numerator": int(over[k]), "denominator": int(under[k])}
+            pair: dict[str, Any] = {"numerator": int(upper[k]), "denominator": int(lower[k])}
             rows.append(MetricRow(metric=metric, name=name, value=float(ratios[metric][k]), **pair, **where))
     return rows
 
@@ -97,7 +103,12 @@ def curve_rows(table: pa.Table, names: list[str], *, method: str, images: dict[s
         levels = np.zeros((len(names), len(names), 256), np.int64)
         cells = tuple(part[name].to_numpy() for name in ("truth", "best", "level"))
         np.add.at(levels, cells, part["count"].to_numpy())
-        where = {"stage": "cam", "method": method, "split": str(split), "images": images.get(str(split), 0)}
+        where: dict[str, Any] = {
+            "stage": "cam",
+            "method": method,
+            "split": str(split),
+            "images": images.get(str(split), 0),
+        }
         scores = [threshold_scores(levels, level) for level in range(255)]
         best = int(np.nanargmax([score["miou"] for score in scores]))
         rows.append(_oracle("miou_best", scores[best]["miou"], best, where))
@@ -128,7 +139,7 @@ def classifier_rows(logits: pa.Table, index: ImageIndex, *, multi_label: bool, m
     for split, part in frame.groupby(splits, sort=True):
         scores = np.stack(part["logits"].to_list())
         ratios = classification_metrics(scores, index.targets[part["row"].to_numpy()], multi_label=multi_label)
-        where = {"stage": "classifier", "method": method, "split": str(split), "images": len(part)}
+        where: dict[str, Any] = {"stage": "classifier", "method": method, "split": str(split), "images": len(part)}
         for metric, value in ratios.items():
             if np.ndim(value) == 0:
                 rows.append(MetricRow(metric=metric, value=float(value), **where))

@@ -1,6 +1,7 @@
 """What the report's page shows, gathered from the tables and label sets of a run."""
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from configs import dump_config
 from methods.visuals import heat, outline, overlay, voc_palette
 from storage.report_figures import curve_figure
-from storage.report_page import Figure, OverlayCard, ReportPage, Table, Tile
+from storage.report_page import Figure, OverlayCard, Quarantined, ReportPage, Table, Tile, Value
 from storage.stages import FACTS
 from tasks.images import ImageSource
 from tasks.metrics import image_scores
@@ -33,15 +34,16 @@ def build_page(state: State, folder: Path) -> ReportPage:
     quarantine = pq.ParquetFile(folder / "quarantine.parquet").read()
     frame = metrics.to_pandas()
     leaks = leak_table(state)
+    tables = [method_table(metrics), class_table(state, frame), classifier_table(frame), *leaks]
     return ReportPage(
         title=state.run.config.report.title,
         subtitle=f"{len(state.index)} images, {len(state.index.classes)} classes, report {folder.name}",
         summary=tiles(state, summary_rows(metrics), quarantine.num_rows),
-        tables=[method_table(metrics), class_table(state, frame), classifier_table(frame), *leaks],
+        tables=[table for table in tables if table.rows],
         figures=curves(frame),
         overlays=cards(state),
         quarantine=[
-            (row["image_id"], row["path"], row["stage"], row["reason"])
+            Quarantined(row["image_id"], row["path"], row["stage"], row["reason"])
             for row in quarantine.slice(0, MAX_ROWS).to_pylist()
         ],
         warnings=warnings(state, leaks, quarantine.num_rows),
@@ -74,37 +76,41 @@ def tiles(state: State, rows: list[dict[str, Any]], quarantined: int) -> list[Ti
 
 def method_table(metrics: Any) -> Table:
     """Headline numbers of every label set and floor."""
-    rows = [
-        [FLOORS.get(row["method"], row["method"]), row["split"], row["images"], *[row.get(name) for name in HEADLINES]]
-        for row in summary_rows(metrics)
-    ]
+    rows: list[list[Value]] = []
+    for row in summary_rows(metrics):
+        method = FLOORS.get(str(row["method"]), str(row["method"]))
+        values = [_value(row.get(name)) for name in HEADLINES]
+        rows.append([method, str(row["split"]), _number(row["images"]), *values])
     note = "Fractions, pixels pooled over the split. Floors are masks made without looking at any image."
-    return Table("Masks against the ground truth", note, ["method", "split", "images", *HEADLINES], rows)
+    floors = frozenset(place for place, row in enumerate(rows) if row[0] in FLOORS.values())
+    columns = ["method", "split", "images", *HEADLINES]
+    return Table("Masks against the ground truth", columns, rows, note, frozenset(range(3, 9)), reference=floors)
 
 
 def class_table(state: State, frame: pd.DataFrame) -> Table:
     """IoU of every class, one column per class."""
     part = frame[(frame["stage"] == "mask") & (frame["metric"] == "iou") & (frame["class"] != "")]
     names = [name for name in ("background", *state.index.classes) if name in set(part["class"])]
-    rows = []
+    rows: list[list[Value]] = []
     for (method, split), one in part.groupby(["method", "split"], sort=False):
         values = dict(zip(one["class"], one["value"], strict=True))
-        rows.append([FLOORS.get(method, method), split, *[values.get(name) for name in names]])
+        rows.append([FLOORS.get(str(method), str(method)), str(split), *[values.get(name) for name in names]])
     note = "IoU per class; a dash stands for a class that is neither in the ground truth nor in any mask."
-    return Table("IoU by class", note, ["method", "split", *names], rows)
+    floors = frozenset(place for place, row in enumerate(rows) if row[0] in FLOORS.values())
+    columns = ["method", "split", *names]
+    return Table("IoU by class", columns, rows, note, frozenset(range(2, len(columns))), reference=floors)
 
 
 def classifier_table(frame: pd.DataFrame) -> Table:
     """Numbers of the classifier."""
     part = frame[(frame["stage"] == "classifier") & (frame["class"] == "")]
     names = list(dict.fromkeys(part["metric"]))
-    rows = []
+    rows: list[list[Value]] = []
     for (method, split), one in part.groupby(["method", "split"], sort=False):
         values = dict(zip(one["metric"], one["value"], strict=True))
-        rows.append([method, split, int(one["images"].iloc[0]), *[values.get(name) for name in names]])
-    return Table(
-        "Classifier", "From the logits of the pass that made the maps.", ["backbone", "split", "images", *names], rows
-    )
+        rows.append([str(method), str(split), int(one["images"].iloc[0]), *[values.get(name) for name in names]])
+    note = "From the logits of the pass that made the maps."
+    return Table("Classifier", ["backbone", "split", "images", *names], rows, note)
 
 
 def leak_table(state: State) -> list[Table]:
@@ -121,7 +127,7 @@ def leak_table(state: State) -> list[Table]:
     note = (
         f"{leaks.num_rows} pairs look the same, turned or mirrored, and lie in different splits; the first {len(rows)}."
     )
-    return [Table("Leaks between splits", note, columns, rows)]
+    return [Table("Leaks between splits", columns, rows, note)]
 
 
 def curves(frame: pd.DataFrame) -> list[Figure]:
@@ -135,14 +141,15 @@ def curves(frame: pd.DataFrame) -> list[Figure]:
         }
         data = curve_figure(lines, f"mIoU against one threshold for all images ({split})", "threshold", "mIoU")
         note = "Oracle: the best threshold is read off the ground truth, so compare shapes, not with the masks above."
-        figures.append(Figure(f"Threshold curve, {split}", note, data, "svg"))
+        figures.append(Figure(f"Threshold curve, {split}", data, note))
     return figures
 
 
 def confidence_by_image(state: State, place: int) -> pd.DataFrame:
     """Mean confidence of every image with a mask of one label set."""
     facts = state.masks[place][1].table(FACTS, ["row", "confidence"]).to_pandas()
-    return facts.groupby("row", as_index=False)["confidence"].first()
+    first: pd.DataFrame = facts.groupby("row", as_index=False)["confidence"].first()
+    return first
 
 
 def cards(state: State) -> list[OverlayCard]:
@@ -177,7 +184,7 @@ def card(state: State, source: ImageSource, row: int, badge: str) -> OverlayCard
         shown.append(("ground truth", overlay(outline(pixels, truth, PALETTE), truth, PALETTE, alpha=0.35)))
     labels = ", ".join(index.classes[k - 1] for k in index.class_ids[row]) or "no label"
     caption = f"{labels} · {index.splits[row]} · {masks[0].title}"
-    return OverlayCard(index.ids[row], caption, [(name, jpeg(picture)) for name, picture in shown], badge)
+    return OverlayCard(index.ids[row], [(name, jpeg(picture)) for name, picture in shown], caption, badge)
 
 
 def jpeg(pixels: np.ndarray[Any, Any]) -> bytes:
@@ -213,6 +220,10 @@ def provenance(state: State) -> dict[str, str]:
     for (one, proposal), (_, masks) in zip(state.proposals, state.masks, strict=True):
         keys[one.title] = f"{proposal.name}, {masks.name}"
     return {**keys, "configuration": dump_config(state.run.config)}
+
+
+def _value(value: object) -> float | None:
+    return None if math.isnan(_number(value)) else _number(value)
 
 
 def _number(value: object) -> float:

@@ -57,7 +57,8 @@ def begin_proposal(
 def map_grid(network: ClassifierNetwork, layers: list[str], input_size: int, device: torch.device) -> tuple[int, int]:
     """Size of the largest of some layers for the run's input."""
     image = torch.zeros(1, 3, input_size, input_size, device=device)
-    seen = record(network.model, image, torch.tensor([[0, 0]]), resolve_layers(network, layers)).activations
+    names = resolve_layers(network, layers)
+    seen = record(network.model, image, torch.tensor([[0, 0]]), names, allow_zero_gradients=True).activations
     height, width = max((tuple(a.shape[-2:]) for a in seen.values()), key=lambda size: size[0] * size[1])
     return height, width
 
@@ -123,7 +124,9 @@ class ProposeWork:
     ) -> None:
         pairs = [(place, k - 1) for place, row in enumerate(rows) for k in self.index.class_ids[row]]
         layers = sorted({layer for one in proposals for layer in self.layers[one.title]})
-        seen = record(self.network.model, images, torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2), layers)
+        which = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+        # A gradient that is zero everywhere says something about the image (a constant map): it is no fault here.
+        seen = record(self.network.model, images, which, layers, allow_zero_gradients=True)
         scores = seen.logits.float().cpu()
         logits += [{"row": row, "logits": scores[place].tolist()} for place, row in enumerate(rows)]
         if not pairs:

@@ -7,11 +7,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from configs import RunConfig
 from configs.schema import OtsuStep, ThresholdStep
-from methods.activation import min_max
+from methods.activation import enlarge, min_max
 from methods.refinement import merge_classes, otsu_thresholds
 from storage.faults import dying_point
 from storage.index import IGNORE, ImageIndex, Shard
@@ -51,7 +50,7 @@ def begin_masks(folder: StageFolder, basis: dict[str, Any], index: ImageIndex, s
 def image_maps(stored: np.ndarray[Any, Any], size: tuple[int, int]) -> Tensor:
     """Stored maps of one image (K, h, w) at the image's size, each min-max normalised."""
     maps = torch.from_numpy(stored.astype(np.float32))
-    return min_max(F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0])
+    return min_max(enlarge(maps, size))
 
 
 class PairMaps:

@@ -6,6 +6,7 @@ May use torch only. Holds no thresholds, no masks and no normalisation that a ca
 
 from methods.activation.ablation_cam import ablation_cam
 from methods.activation.class_activation_map import class_activation_map
+from methods.activation.enlarge import enlarge
 from methods.activation.errors import (
     GradientReachError,
     LayerCallError,
@@ -26,6 +27,7 @@ from methods.activation.layer_cam import layer_cam
 from methods.activation.record import Record, record
 from methods.activation.score_cam import score_cam
 from methods.activation.smooth_grad_cam_plus_plus import smooth_grad_cam_plus_plus
+from methods.activation.soft_maps import map_flags, soft_maps
 from methods.activation.ss_cam import ss_cam
 from methods.activation.truncate import truncate
 from methods.activation.xgrad_cam import xgrad_cam
@@ -43,6 +45,7 @@ __all__ = [
     "UnknownLayerError",
     "ablation_cam",
     "class_activation_map",
+    "enlarge",
     "full_grad",
     "full_gradients",
     "fuse",
@@ -50,10 +53,12 @@ __all__ = [
     "grad_cam_plus_plus",
     "is_cam",
     "layer_cam",
+    "map_flags",
     "min_max",
     "record",
     "score_cam",
     "smooth_grad_cam_plus_plus",
+    "soft_maps",
     "ss_cam",
     "truncate",
     "xgrad_cam",
