@@ -7,6 +7,7 @@ orientations are compared by one matrix product each.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +88,7 @@ def fingerprint(image: npt.NDArray[np.uint8]) -> Floats:
 
 
 def find_leaks(
-    fingerprints: Floats,
+    fingerprints: npt.NDArray[np.floating[Any]],
     splits: Sequence[str | int],
     *,
     threshold: float = THRESHOLD,
@@ -102,7 +103,7 @@ def find_leaks(
     Parameters
     ----------
     fingerprints
-        ``(N, 256)`` from :func:`fingerprint`; rows of zeros match nothing.
+        ``(N, 256)`` from :func:`fingerprint`, in any precision; rows of zeros match nothing.
     splits
         Name or number of each row's split.
     threshold
@@ -133,7 +134,7 @@ def find_leaks(
         raise ValueError(f"expected 0 < threshold <= 1 and limit >= 1, got {threshold} and {limit}")
     if not np.isfinite(fingerprints).all():
         raise ValueError("fingerprints hold values that are not finite")
-    fingerprints = fingerprints.astype(np.float32, copy=False)
+    prints: Floats = fingerprints.astype(np.float32, copy=False)
     groups: dict[str | int, list[int]] = {}
     for row, split in enumerate(splits):
         groups.setdefault(split, []).append(row)
@@ -141,7 +142,7 @@ def find_leaks(
     found, bound = _NOTHING, threshold - 1e-5
     for first, second in combinations(groups.values(), 2):
         for rows_a, rows_b in _blocks(np.asarray(first), np.asarray(second)):
-            best, orientation = _best(fingerprints[rows_a], fingerprints[rows_b])
+            best, orientation = _best(prints[rows_a], prints[rows_b])
             i, j = np.nonzero(best >= bound)
             new = np.stack([rows_a[i], rows_b[j], orientation[i, j], best[i, j]], axis=1, dtype=np.float64)
             found = _strongest(np.concatenate([found, new]), limit)
