@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from configs.dataset import FolderDataset
 from storage.decode import ImageRefused, decode_image, read_bytes, read_image
+from storage.readers import read_dataset
+from tests.storage.zoo import build_zoo
 
 CAP = 10_000
 
@@ -186,3 +189,22 @@ class TestReadBytes:
         (tmp_path / "a").write_bytes(b"abc")
         with pytest.raises(ImageRefused, match="expected at most 2 bytes, saw 3"):
             read_bytes(tmp_path, "a", max_bytes=2)
+
+
+class TestZoo:
+    def test_every_file_meets_its_fate(self, tmp_path: Path) -> None:
+        items = build_zoo(tmp_path / "zoo")
+        assert len(items) >= 40
+        listing = read_dataset(FolderDataset(format="folder", root=tmp_path / "zoo"))
+        expected = {item.name.replace("\n", "\\n"): item for item in items}
+        assert {sample.path for sample in listing.samples} == set(expected)
+        assert len({sample.image_id for sample in listing.samples}) == len(items)
+        for sample in listing.samples:
+            item, reason = expected[sample.path], sample.refused
+            if not reason:
+                try:
+                    read_image(tmp_path / "zoo", sample.path, 50_000_000)
+                except ImageRefused as refusal:
+                    reason = str(refusal)
+            assert (item.outcome == "ok") == (not reason), (item, reason)
+            assert item.reason_contains in reason, (item, reason)
