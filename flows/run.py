@@ -16,6 +16,7 @@ from flows.pool import thread_runner
 from flows.propose import propose_flow
 from flows.refine import refine_flow
 from flows.report import report_flow
+from flows.resume import finished
 from flows.stage import stage_flow
 from storage.workspace import Workspace
 from tasks.context import Run
@@ -87,13 +88,14 @@ def maskmill_flow(
 
 
 def execute(run: Run, last: str, steps: Callable[[State, str], Any]) -> State:
-    """Hold the workspace, do the steps, and record the run."""
-    threads = run.config.runtime.threads
-    if threads:
-        torch.set_num_threads(threads)
+    """Hold the workspace, do the steps, and record the run; where nothing is left to do no flow is started."""
+    if run.config.runtime.threads:
+        torch.set_num_threads(run.config.runtime.threads)
     with run.workspace.hold():
-        state = State(run)
-        steps(state, last)
+        state = finished(run, STEPS[: STEPS.index(last) + 1])
+        if state is None:
+            state = State(run)
+            steps(state, last)
         run.workspace.write_run(describe_run(state))
     return state
 

@@ -80,7 +80,7 @@ def method_table(metrics: Any) -> Table:
     for row in summary_rows(metrics):
         method = FLOORS.get(str(row["method"]), str(row["method"]))
         values = [_value(row.get(name)) for name in HEADLINES]
-        rows.append([method, str(row["split"]), _number(row["images"]), *values])
+        rows.append([method, str(row["split"]), int(_number(row["images"])), *values])
     note = "Fractions, pixels pooled over the split. Floors are masks made without looking at any image."
     floors = frozenset(place for place, row in enumerate(rows) if row[0] in FLOORS.values())
     columns = ["method", "split", "images", *HEADLINES]

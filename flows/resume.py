@@ -1,0 +1,87 @@
+"""Finding out that nothing is left to do without waking Prefect: a finished run answers as fast as it can be listed."""
+
+from flows.classify import model_folder
+from flows.evaluate import evaluation_folders
+from flows.propose import proposal_folders
+from flows.refine import mask_folders
+from flows.stage import list_dataset, truth_folder
+from storage import keys
+from storage.commits import CommitLog
+from storage.models import is_saved
+from storage.staged import staged_index
+from storage.stages import StageFolder
+from tasks.context import Run
+from tasks.report import METRICS_UNIT, PAGE_UNIT, report_folder
+from tasks.stage import INDEX_UNIT
+from tasks.state import State
+
+
+def finished(run: Run, steps: tuple[str, ...]) -> State | None:
+    """The state of a run whose steps are all committed, None if anything is left.
+
+    Parameters
+    ----------
+    run
+        The run.
+    steps
+        The steps asked for, in order.
+    """
+    state = State(run)
+    checks = {
+        "stage": _staged,
+        "classify": _classified,
+        "propose": _proposed,
+        "refine": _refined,
+        "evaluate": _evaluated,
+        "report": _reported,
+    }
+    for step in steps:
+        if not checks[step](state):
+            return None
+        state.done[step] = 0
+    return state
+
+
+def _staged(state: State) -> bool:
+    run = state.run
+    _, _, basis = list_dataset(run)
+    folder = keys.stage_folder(run.workspace, "stage", basis)
+    if not folder.complete or not folder.log.path(INDEX_UNIT).exists() or not run.workspace.index_path.exists():
+        return False
+    if run.workspace.index_path.read_bytes() != (folder.folder / "images.parquet").read_bytes():
+        return False
+    state.staged, state.index = folder, staged_index(folder)
+    if found := truth_folder(run, folder):
+        state.truth = found[0]
+        return state.truth.complete
+    return True
+
+
+def _classified(state: State) -> bool:
+    state.model = model_folder(state)
+    return is_saved(state.model)
+
+
+def _proposed(state: State) -> bool:
+    proposal_folders(state)
+    return _complete([folder for _, folder in state.proposals])
+
+
+def _refined(state: State) -> bool:
+    mask_folders(state)
+    return _complete([folder for _, folder in state.masks])
+
+
+def _evaluated(state: State) -> bool:
+    evaluation_folders(state)
+    counts = [folder for _, folder in state.evaluations] + ([state.floors] if state.floors else [])
+    state.report = report_folder(state)
+    return _complete(counts) and CommitLog(state.report).path(METRICS_UNIT).exists()
+
+
+def _reported(state: State) -> bool:
+    return state.report is not None and CommitLog(state.report).path(PAGE_UNIT).exists()
+
+
+def _complete(folders: list[StageFolder]) -> bool:
+    return all(folder.complete for folder in folders)
