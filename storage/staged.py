@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.files import canonical_json, digest, write_bytes_atomic, write_table
-from storage.index import ImageIndex, build_index, read_index
+from storage.index import OK, ImageIndex, build_index, read_index
 from storage.samples import Listing, MaskSource, Sample
 from storage.stages import FACTS, StageFolder, unit_name
 from storage.workspace import Workspace
@@ -81,9 +81,13 @@ def thin(listing: Listing, limit: int | None) -> Listing:
 
 
 class Inspected:
-    """Results of earlier inspections by path, size and time; only files that have rested since are trusted."""
+    """Good images of earlier inspections by path, size and time; only files that have rested since are trusted.
 
-    def __init__(self, workspace: Workspace, current: StageFolder) -> None:
+    What was refused is looked at again: the reason may have been another file, or a limit that has changed.
+    """
+
+    def __init__(self, workspace: Workspace, current: StageFolder, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
         self._rows: dict[tuple[str, int, int], dict[str, Any]] = {}
         folders = [folder for folder in workspace.stages() if folder.name.startswith("stage-")]
         folders = [folder for folder in folders if folder.name != current.name]
@@ -95,7 +99,8 @@ class Inspected:
 
     def _add(self, table: pa.Table) -> None:
         for row in table.to_pylist():
-            if 0 <= row["mtime_ns"] < row["checked_ns"] - _RACY_NS:
+            rested = 0 <= row["mtime_ns"] < row["checked_ns"] - _RACY_NS
+            if rested and row["status"] == OK and row["width"] * row["height"] <= self._max_pixels:
                 self._rows[row["path"], row["bytes"], row["mtime_ns"]] = {name: row[name] for name in _REUSED}
 
     def find(self, path: str, at: Stamp) -> dict[str, Any] | None:

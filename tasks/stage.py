@@ -50,7 +50,7 @@ class InspectWork:
 
     def __init__(self, run: Run, folder: StageFolder, listing: Listing, stamps: list[tuple[Stamp, Stamp]]) -> None:
         self.run, self.folder, self.listing, self.stamps = run, folder, listing, stamps
-        self.known = Inspected(run.workspace, folder)
+        self.known = Inspected(run.workspace, folder, run.config.dataset.max_pixels)
 
     def missing(self) -> list[int]:
         """Shards that are not committed."""

@@ -91,7 +91,7 @@ class TestThin:
 
 class TestInspected:
     def find(self, workspace: Workspace, mtime: int = 50 * SECOND) -> dict[str, Any] | None:
-        return Inspected(workspace, workspace.stage("stage", "now")).find("images/0.png", (4, mtime))
+        return Inspected(workspace, workspace.stage("stage", "now"), 10**6).find("images/0.png", (4, mtime))
 
     def test_smoke(self, workspace: Workspace) -> None:
         staged(workspace, "old", [[inspected_row(sample(0), (4, 50 * SECOND), findings(7), None)]])
@@ -103,7 +103,7 @@ class TestInspected:
 
     def test_another_time_or_size_is_another_file(self, workspace: Workspace) -> None:
         staged(workspace, "old", [[inspected_row(sample(0), (4, 50 * SECOND), findings(7), None)]])
-        known = Inspected(workspace, workspace.stage("stage", "now"))
+        known = Inspected(workspace, workspace.stage("stage", "now"), 10**6)
         assert known.find("images/0.png", (4, 51 * SECOND)) is None
         assert known.find("images/0.png", (5, 50 * SECOND)) is None
         assert known.find("images/1.png", (4, 50 * SECOND)) is None
@@ -113,16 +113,23 @@ class TestInspected:
         staged(workspace, "old", [[inspected_row(sample(0), (4, mtime * SECOND), findings(7), None)]])
         assert (self.find(workspace, mtime * SECOND) is not None) == trusted
 
+    @pytest.mark.parametrize("change", [{"status": "quarantined"}, {"width": 1001, "height": 1000}])
+    def test_what_was_refused_or_is_too_large_now_is_looked_at_again(
+        self, workspace: Workspace, change: dict[str, Any]
+    ) -> None:
+        staged(workspace, "old", [[inspected_row(sample(0), (4, 50 * SECOND), findings(7) | change, None)]])
+        assert self.find(workspace) is None
+
     def test_only_the_latest_stage_and_its_committed_shards(self, workspace: Workspace) -> None:
         rows = [[inspected_row(sample(n), (4, 50 * SECOND), findings(n + 1), None)] for n in range(2)]
         staged(workspace, "older", [rows[1]])
         latest = staged(workspace, "later", rows)
         os.utime(workspace.stage("stage", "older").folder / "manifest.json", ns=(0, 0))
         latest.log.withdraw("00001")
-        known = Inspected(workspace, workspace.stage("stage", "now"))
+        known = Inspected(workspace, workspace.stage("stage", "now"), 10**6)
         assert known.find("images/0.png", (4, 50 * SECOND)) is not None
         assert known.find("images/1.png", (4, 50 * SECOND)) is None
-        assert Inspected(workspace, latest).find("images/0.png", (4, 50 * SECOND)) is None
+        assert Inspected(workspace, latest, 10**6).find("images/0.png", (4, 50 * SECOND)) is None
 
 
 class TestAssemble:
