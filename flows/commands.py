@@ -24,6 +24,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def quiet_prefect() -> None:
+    """Settings for Prefect, where the environment has none; before its first import."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
 def default_workspace(config: str) -> Path:
     """Workspace of a configuration that names none."""
     return Path("workspaces") / Path(config.removeprefix(PRESET_PREFIX)).stem
@@ -41,8 +47,7 @@ def run_command(
     if limit is not None and limit < 1:
         say(f"refused: --limit: expected a number of images from 1, saw {limit}")
         return REFUSED
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    quiet_prefect()
     # Prefect's embedded server must not start before torch is imported: torch could not be imported afterwards.
     import torch  # noqa: F401
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage import keys
 from storage.commits import CommitLog
@@ -49,7 +50,7 @@ def metric_rows(state: State) -> list[MetricRow]:
     if state.floors is not None:
         floors = state.floors.table()
         for method in sorted(set(floors.column("method").to_pylist())):
-            part = floors.filter(pa.compute.equal(floors.column("method"), method))
+            part = floors.filter(pc.equal(floors.column("method"), method))
             rows += mask_rows(part, names, stage="mask", method=method, source="fixed")
     last = state.run.config.refine[-1].step
     source: ThresholdSource = "otsu" if last == "otsu" else "fixed"
@@ -73,11 +74,11 @@ def quarantine_table(state: State) -> pa.Table:
         if status == QUARANTINED
     ]
     for one, folder in state.proposals:
-        for fact in folder.table(columns=["row", "image_id", "class", "flag"]).to_pylist():
-            if fact["flag"] == NONFINITE:
-                reason = f"the map of {fact['class']} is not finite"
-                where = {"image_id": fact["image_id"], "path": index.paths[fact["row"]]}
-                rows.append({**where, "stage": "propose", "method": one.title, "reason": reason})
+        facts = folder.table(columns=["row", "image_id", "class", "flag"])
+        for fact in facts.filter(pc.equal(facts.column("flag"), NONFINITE)).to_pylist():
+            reason = f"the map of {fact['class']} is not finite"
+            where = {"image_id": fact["image_id"], "path": index.paths[fact["row"]]}
+            rows.append({**where, "stage": "propose", "method": one.title, "reason": reason})
     return pa.Table.from_pylist(rows, QUARANTINE)
 
 
