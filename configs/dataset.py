@@ -11,7 +11,7 @@ MAX_CLASSES = 254
 class Section(BaseModel):
     """Base of every section: unknown keys and silent conversions are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 def _as_path(value: object) -> object:

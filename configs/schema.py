@@ -40,7 +40,7 @@ class Classifier(Section):
     """The image classifier whose gradients make the proposals."""
 
     backbone: str = "small"
-    """``small``, a timm name, or vgg16, resnet18, resnet50, inception_v3, squeezenet1_1, mobilenet_v2 of torchvision."""
+    """``small``, a timm name, or vgg16, resnet18, resnet50, inception_v3, squeezenet1_1, mobilenet_v2."""
     weights: str | None = None
     """Starting weights of the backbone: a safetensors or pth file, ``torchvision:NAME``, or none."""
     trained: Location | None = None

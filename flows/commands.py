@@ -85,6 +85,8 @@ def conclude(result: dict[str, Any], *, strict: bool) -> int:
     """Tell what a run came to."""
     if result["quarantined"]:
         say(f"{result['quarantined']} of {result['images']} images are quarantined; the report says why")
+    if result["leaks"]:
+        say(f"{result['leaks']} pairs of look-alike images lie in different splits; the report lists them")
     if result["report"]:
         import pyarrow.parquet as pq
 

@@ -18,6 +18,7 @@ from flows.refine import refine_flow
 from flows.report import report_flow
 from flows.resume import finished
 from flows.stage import stage_flow
+from storage.staged import count_leaks
 from storage.workspace import Workspace
 from tasks.context import Run
 from tasks.state import State
@@ -122,5 +123,6 @@ def outcome(state: State) -> dict[str, Any]:
         "done": dict(state.done),
         "images": len(state.index),
         "quarantined": int((~state.index.ok).sum()),
+        "leaks": count_leaks(state.staged) if state.staged else 0,
         "report": str(state.report / "report.html") if state.report and "report" in state.done else None,
     }

@@ -157,6 +157,11 @@ def write_staged(folder: StageFolder, index: ImageIndex, sources: pa.Table, leak
     return paths
 
 
+def count_leaks(folder: StageFolder) -> int:
+    """How many pairs of look-alikes lie in different splits of a finished stage."""
+    return int(pq.ParquetFile(folder.folder / "leaks.parquet").metadata.num_rows)
+
+
 def staged_index(folder: StageFolder) -> ImageIndex:
     """The index that a finished stage keeps."""
     return read_index(folder.folder / "images.parquet")

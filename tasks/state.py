@@ -39,6 +39,7 @@ class State:
         self.report: Path | None = None
         self.done: dict[str, int] = {}
         self._index: ImageIndex | None = None
+        self._source: ImageSource | None = None
 
     @property
     def index(self) -> ImageIndex:
@@ -79,8 +80,10 @@ class State:
         return self.workers if self.device.type == "cpu" else 1
 
     def source(self) -> ImageSource:
-        """A reader of the index's images."""
-        return ImageSource(self.run.root, self.index, self.run.config.dataset.max_pixels, self.workers)
+        """The reader of the index's images, the same for every step."""
+        if self._source is None:
+            self._source = ImageSource(self.run.root, self.index, self.run.config.dataset.max_pixels, self.workers)
+        return self._source
 
     def label_store(self, folder: StageFolder) -> LabelStore:
         """A label set of this run."""

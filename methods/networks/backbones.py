@@ -79,7 +79,7 @@ def _torchvision(name: str, classes: int, head: Head) -> Parts:
         return Parts(models.mobilenet_v2(num_classes=classes), stages, "classifier.1", ("classifier.1",))
     if name == "inception_v3":
         # Its own initialisation (truncated normals) is slow, and the layers' defaults do.
-        # Its published weights expect (x - 0.5) / 0.5; with this it takes ImageNet-normalised input like all the others.
+        # Published weights expect (x - 0.5) / 0.5; with transform_input it takes ImageNet-normalised images like all.
         options: dict[str, Any] = {"aux_logits": False, "init_weights": False, "transform_input": True}
         stages = ("maxpool1", "maxpool2", "Mixed_5d", "Mixed_6e", "Mixed_7c")
         return Parts(models.inception_v3(num_classes=classes, **options), stages, "fc", ("fc", "AuxLogits"))
