@@ -1,0 +1,65 @@
+import math
+
+import pyarrow as pa
+import pytest
+
+from storage.metrics import MetricRow, metric_table
+from tasks.summary import markdown_summary, summary_rows, text_summary
+
+
+def row(method: str, metric: str, value: float, split: str = "val", name: str = "", stage: str = "mask") -> MetricRow:
+    return MetricRow(stage, method, split, metric, value, 8, name)
+
+
+@pytest.fixture
+def metrics() -> pa.Table:
+    rows = [
+        row("whole_image", "miou", 0.1),
+        row("ours", "miou", 0.5, split="train"),
+        row("ours", "miou", 0.41234),
+        row("ours", "f1_macro", math.nan),
+        row("ours", "iou", 0.9, name="cat"),
+        row("ours", "precision", 0.25),
+        row("ours", "precision", 0.75, name="cat"),
+        row("ours", "accuracy", 0.99),
+        row("ours", "miou_best", 0.6, stage="cam"),
+        row("classifier", "precision", 1.0, stage="classifier"),
+    ]
+    return metric_table(rows, "abc")
+
+
+class TestSummaryRows:
+    def test_val_first_and_floors_last(self, metrics: pa.Table) -> None:
+        found = [(one["method"], one["split"]) for one in summary_rows(metrics)]
+        assert found == [("ours", "val"), ("whole_image", "val"), ("ours", "train")]
+
+    def test_values_are_those_of_all_classes(self, metrics: pa.Table) -> None:
+        first = summary_rows(metrics)[0]
+        assert first["images"] == 8
+        assert (first["miou"], first["precision"]) == (0.41234, 0.25)
+        assert "accuracy" not in first
+        assert "miou_best" not in first
+
+
+class TestText:
+    def test_golden(self, metrics: pa.Table) -> None:
+        assert text_summary(metrics).splitlines() == [
+            "method       split  images   miou  miou_foreground  fg_iou_pooled  precision  recall  f1_macro",
+            "ours         val         8  0.412                –              –      0.250       –         –",
+            "whole_image  val         8  0.100                –              –          –       –         –",
+            "ours         train       8  0.500                –              –          –       –         –",
+        ]
+
+    def test_markdown(self, metrics: pa.Table) -> None:
+        lines = markdown_summary(metrics).splitlines()
+        assert len(lines) == 5
+        assert lines[0].startswith("| method      | split | images |")
+        assert set(lines[1]) == {"|", "-", " "}
+        assert {line.count("|") for line in lines} == {10}
+        assert len({len(line) for line in lines}) == 1
+
+    @pytest.mark.parametrize("make", [text_summary, markdown_summary])
+    def test_without_ground_truth(self, make) -> None:
+        assert make(metric_table([], "abc")) == "No ground truth: no mask was scored."
+        only = metric_table([row("classifier", "precision", 1.0, stage="classifier")], "abc")
+        assert make(only) == "No ground truth: no mask was scored."
