@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from prefect import flow
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from configs import load_config
 from flows.classify import classify_flow
@@ -96,7 +97,9 @@ def execute(run: Run, last: str, steps: Callable[[State, str], Any]) -> State:
         state = finished(run, STEPS[: STEPS.index(last) + 1])
         if state is None:
             state = State(run)
-            steps(state, last)
+            # The heartbeat's thread sleeps in whole seconds, and every flow waits for its own to end.
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                steps(state, last)
         run.workspace.write_run(describe_run(state))
     return state
 
