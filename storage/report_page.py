@@ -134,6 +134,18 @@ class Quarantined(NamedTuple):
     reason: str
 
 
+class Swatch(NamedTuple):
+    """What a colour in the examples stands for; ``colour`` is (red, green, blue), 0 to 255."""
+
+    name: str
+    rgb: tuple[int, int, int]
+
+    @property
+    def colour(self) -> str:
+        """The colour as CSS writes it."""
+        return "#{:02x}{:02x}{:02x}".format(*self.rgb)
+
+
 @dataclass(frozen=True, slots=True)
 class ReportPage:
     """Everything on the page; empty parts are left out, save quarantine."""
@@ -144,6 +156,7 @@ class ReportPage:
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
     overlays: Sequence[OverlayCard] = ()
+    legend: Sequence[Swatch] = ()
     quarantine: Sequence[Quarantined] = ()
     warnings: Sequence[str] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)

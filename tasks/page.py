@@ -13,7 +13,7 @@ from PIL import Image
 from configs import dump_config
 from methods.visuals import heat, outline, overlay, voc_palette
 from storage.report_figures import curve_figure
-from storage.report_page import Figure, OverlayCard, Quarantined, ReportPage, Table, Tile, Value
+from storage.report_page import Figure, OverlayCard, Quarantined, ReportPage, Swatch, Table, Tile, Value
 from storage.stages import FACTS
 from tasks.images import ImageSource
 from tasks.metrics import image_scores
@@ -24,6 +24,7 @@ from tasks.summary import HEADLINES, summary_rows
 FLOORS = {"whole_image": "floor: whole image", "centred_box": "floor: centred box"}
 MAX_ROWS = 200
 MAX_LEAKS = 50
+MAX_LEGEND = 24
 CARD_SIDE = 320
 PALETTE = voc_palette()
 
@@ -42,6 +43,7 @@ def build_page(state: State, folder: Path) -> ReportPage:
         tables=[table for table in tables if table.rows],
         figures=curves(frame),
         overlays=cards(state),
+        legend=legend(state.index.classes),
         quarantine=[
             Quarantined(row["image_id"], row["path"], row["stage"], row["reason"])
             for row in quarantine.slice(0, MAX_ROWS).to_pylist()
@@ -166,6 +168,14 @@ def cards(state: State) -> list[OverlayCard]:
         ranked = [(int(row), f"sure {value:.2f}") for row, value in zip(sure["row"], sure["confidence"], strict=True)]
     source = state.source()
     return [card(state, source, row, badge) for row, badge in ranked]
+
+
+def legend(classes: tuple[str, ...]) -> list[Swatch]:
+    """Colours of the classes, where there are few enough to be told apart."""
+    colours = [tuple(int(part) for part in PALETTE[k]) for k in range(1, len(classes) + 1)]
+    if len(classes) > MAX_LEGEND:
+        return []
+    return [Swatch(name, (red, green, blue)) for name, (red, green, blue) in zip(classes, colours, strict=True)]
 
 
 def card(state: State, source: ImageSource, row: int, badge: str) -> OverlayCard:
