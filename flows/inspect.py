@@ -49,7 +49,7 @@ def verify_command(folder: Path, *, repair_damage: bool) -> int:
     print(f"{seen} objects read, {len(damages)} damaged")
     if damages and repair_damage:
         with workspace.hold():
-            print(f"{repair(damages)} commit records withdrawn; run again to make the rest anew")
+            print(f"{repair(damages)} records or folders withdrawn; run again to make them anew")
     return FAILED if damages else FINISHED
 
 

@@ -97,8 +97,11 @@ class CommitLog:
         """
         path = self.path(unit)
         try:
-            return Record(**unseal(path.read_bytes()))
+            record = Record(**unseal(path.read_bytes()))
+            if record.unit != unit:
+                raise ValueError(f"the record of {record.unit}")
         except (OSError, ValueError, TypeError) as error:
             raise CommitError(
                 f"{path}: expected a whole commit record, saw {error}; run `maskmill verify --repair`"
             ) from error
+        return record

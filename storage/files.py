@@ -64,7 +64,15 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 
 
 def seal(value: dict[str, Any]) -> bytes:
-    """Canonical JSON of a mapping together with its own digest, so that any changed bit shows."""
+    """Canonical JSON of a mapping together with its own digest, so that any changed bit shows.
+
+    Raises
+    ------
+    ValueError
+        The mapping has a key ``digest`` of its own.
+    """
+    if "digest" in value:
+        raise ValueError("expected no key 'digest' in what is sealed")
     return canonical_json({**value, "digest": digest(canonical_json(value))})
 
 

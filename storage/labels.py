@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.arrays import ArraySpec
-from storage.decode import read_image
 from storage.index import IGNORE, ImageIndex, Shard, read_index
+from storage.indexed_images import read_row
 from storage.stages import StageFolder, unit_name
 from storage.workspace import Workspace
 
@@ -172,7 +172,7 @@ class MaskDataset:
         import torch
 
         row = self.rows[item]
-        pixels = read_image(self.root, self.store.index.paths[row], self.max_pixels).pixels
+        pixels = read_row(self.root, self.store.index, row, self.max_pixels).pixels
         image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         mask = torch.from_numpy(np.ascontiguousarray(self.store.mask(row)))
         return (image, mask) if self.transform is None else self.transform(image, mask)

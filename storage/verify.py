@@ -1,5 +1,6 @@
 """Reading a workspace back: every committed object against the hash that was recorded when it was written."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,21 +8,23 @@ from pathlib import Path
 from storage.arrays import array_path
 from storage.commits import FOLDER, CommitError, CommitLog
 from storage.files import file_digest, unseal
-from storage.index import read_index
 from storage.workspace import Workspace, WorkspaceError
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Something that is not what was written; ``record`` is the commit record whose removal lets a run redo it."""
+    """Something that is not what was written; removing ``remedy`` (a record, a file or a folder) lets a run redo it."""
 
     path: Path
     problem: str
-    record: Path | None = None
+    remedy: Path
+
+
+Finding = tuple[int, Damage | None]
 
 
 def verify_workspace(workspace: Workspace) -> tuple[int, list[Damage]]:
-    """Check a whole workspace.
+    """Check a whole workspace; one that a kill left half done is sound as long as what is committed is whole.
 
     Returns
     -------
@@ -30,28 +33,24 @@ def verify_workspace(workspace: Workspace) -> tuple[int, list[Damage]]:
     list of Damage
         What was found, empty for a sound workspace.
     """
-    seen, damages = 0, []
+    findings = list(_check_root(workspace))
     for folder in sorted(path.parent for path in workspace.root.glob(f"*/*/{FOLDER}")):
-        for checked, damage in _check_folder(folder):
-            seen += checked
-            if damage:
-                damages.append(damage)
-    for checked, damage in _check_root(workspace):
-        seen += checked
-        if damage:
-            damages.append(damage)
-    return seen, damages
+        findings += _check_folder(folder)
+    return sum(checked for checked, _ in findings), [damage for _, damage in findings if damage]
 
 
 def repair(damages: list[Damage]) -> int:
-    """Remove the commit records of what is damaged, so that the next run computes it anew; returns how many."""
-    records = {damage.record for damage in damages if damage.record is not None}
-    for record in records:
-        record.unlink(missing_ok=True)
-    return len(records)
+    """Remove what stands in the way of computing the damaged parts anew; returns how many things were removed."""
+    remedies = {damage.remedy for damage in damages}
+    for remedy in remedies:
+        if remedy.is_dir():
+            shutil.rmtree(remedy)
+        else:
+            remedy.unlink(missing_ok=True)
+    return len(remedies)
 
 
-def _check_folder(folder: Path) -> Iterator[tuple[int, Damage | None]]:
+def _check_folder(folder: Path) -> Iterator[Finding]:
     log = CommitLog(folder)
     for unit in sorted(log.units()):
         record_path = log.path(unit)
@@ -66,40 +65,41 @@ def _check_folder(folder: Path) -> Iterator[tuple[int, Damage | None]]:
     yield from _check_manifest(folder)
 
 
-def _check_manifest(folder: Path) -> Iterator[tuple[int, Damage | None]]:
+def _check_manifest(folder: Path) -> Iterator[Finding]:
+    """Manifest and array metadata: without them nothing there can be read, so the remedy is the whole folder."""
     path = folder / "manifest.json"
     if not path.exists():
         return
     try:
         manifest = unseal(path.read_bytes())
     except (OSError, ValueError) as error:
-        yield 1, Damage(path, f"{error}; delete the folder and run again")
+        yield 1, Damage(path, str(error), folder)
         return
     yield 1, None
     for name, claimed in manifest["metadata"].items():
-        yield 1, _compare(array_path(folder, name) / "zarr.json", claimed, None)
+        yield 1, _compare(array_path(folder, name) / "zarr.json", claimed, folder)
 
 
-def _compare(path: Path, claimed: str, record: Path | None) -> Damage | None:
+def _compare(path: Path, claimed: str, remedy: Path) -> Damage | None:
     try:
         found = file_digest(path)
     except OSError as error:
-        return Damage(path, f"expected a readable file, saw {error}", record)
-    return None if found == claimed else Damage(path, f"expected sha256 {claimed[:12]}…, saw {found[:12]}…", record)
+        return Damage(path, f"expected a readable file, saw {error}", remedy)
+    return None if found == claimed else Damage(path, f"expected sha256 {claimed[:12]}…, saw {found[:12]}…", remedy)
 
 
-def _check_root(workspace: Workspace) -> Iterator[tuple[int, Damage | None]]:
-    try:
-        run = workspace.read_run()
-    except WorkspaceError as error:
-        yield 1, Damage(workspace.root / "run.json", str(error))
-        return
-    yield 1, None
-    if workspace.index_path.exists() or run["index_sha256"]:
-        damage = _compare(workspace.index_path, run["index_sha256"] or "", None)
-        if damage is None:
-            try:
-                read_index(workspace.index_path)
-            except (OSError, ValueError) as error:
-                damage = Damage(workspace.index_path, str(error))
-        yield 1, damage
+def _check_root(workspace: Workspace) -> Iterator[Finding]:
+    """The record of the last run, and the index, which has to be the copy of one that a stage committed."""
+    path = workspace.root / "run.json"
+    if path.exists():
+        try:
+            workspace.read_run()
+        except WorkspaceError as error:
+            yield 1, Damage(path, str(error), path)
+        else:
+            yield 1, None
+    index = workspace.index_path
+    if index.exists():
+        copies = workspace.root.glob(f"stages/*/{index.name}")
+        known = index.read_bytes() in (copy.read_bytes() for copy in copies)
+        yield 1, None if known else Damage(index, "expected the copy of a staged index, saw other bytes", index)

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from storage.files import file_digest, seal, sweep_strays, unseal, write_bytes_atomic
+from storage.files import seal, sweep_strays, unseal, write_bytes_atomic
 from storage.stages import StageFolder
 
 
@@ -57,9 +57,8 @@ class Workspace:
         return self.root / "reports" / key
 
     def write_run(self, run: dict[str, Any]) -> None:
-        """Record the last run: configuration, versions, host, keys of its stages, and the hash of its index."""
-        index = file_digest(self.index_path) if self.index_path.exists() else None
-        write_bytes_atomic(self.root / "run.json", seal({**run, "host": platform.node(), "index_sha256": index}))
+        """Record the last run: configuration, versions, host, keys of its stages."""
+        write_bytes_atomic(self.root / "run.json", seal({**run, "host": platform.node()}))
 
     def read_run(self) -> dict[str, Any]:
         """The last run's record.
@@ -104,7 +103,8 @@ class Workspace:
         """
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / "lock"
-        lock = FileLock(path, timeout=0)
+        # Not at once: somebody who only asks for the owner has it for an instant.
+        lock = FileLock(path, timeout=0.5)
         try:
             lock.acquire()
         except Timeout:

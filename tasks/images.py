@@ -1,6 +1,5 @@
 """Images of index rows as network input: read, checked against the index, decoded ahead of the computation."""
 
-import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,14 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from configs.schema import Normalise
-from storage.decode import decode_image, read_bytes
 from storage.index import ImageIndex
+from storage.indexed_images import read_row
 
 AHEAD = 2
-
-
-class ChangedImageError(RuntimeError):
-    """A file is no longer the one that was staged."""
 
 
 class ImageSource:
@@ -43,18 +38,8 @@ class ImageSource:
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode")
 
     def pixels(self, row: int) -> npt.NDArray[np.uint8]:
-        """One image, (H, W, 3) RGB.
-
-        Raises
-        ------
-        ChangedImageError
-            The file's hash is not the index's: its masks would belong to another picture.
-        """
-        path = self.index.paths[row]
-        data = read_bytes(self.root, path)
-        if hashlib.sha256(data).hexdigest() != self.index.hashes[row]:
-            raise ChangedImageError(f"{path}: the file changed since it was staged; run again, which stages it anew")
-        return decode_image(data, self.max_pixels).pixels
+        """One image, (H, W, 3) RGB; see :func:`storage.indexed_images.read_row`."""
+        return read_row(self.root, self.index, row, self.max_pixels).pixels
 
     def square(self, row: int, size: int) -> Tensor:
         """One image resized to ``size`` by ``size``, uint8 (3, size, size)."""

@@ -6,7 +6,7 @@ HEADLINES = ("miou", "miou_foreground", "fg_iou_pooled", "precision", "recall", 
 
 
 def summary_rows(metrics: pa.Table) -> list[dict[str, object]]:
-    """One row per label set and split with its headline numbers, floors last; falls back to the classifier's rows."""
+    """One row per label set and split with its headline numbers, floors last; none without ground truth."""
     frame = metrics.to_pandas()
     masks = frame[(frame["stage"] == "mask") & (frame["class"] == "") & frame["metric"].isin(HEADLINES)]
     rows: list[dict[str, object]] = []
@@ -19,7 +19,8 @@ def summary_rows(metrics: pa.Table) -> list[dict[str, object]]:
 
 def markdown_summary(metrics: pa.Table) -> str:
     """The headline table as Markdown."""
-    return "\n".join(_table(summary_rows(metrics), "| {} |", " | ", rule=True))
+    rows = [{**row, "method": str(row["method"]).replace("|", "\\|")} for row in summary_rows(metrics)]
+    return "\n".join(_table(rows, "| {} |", " | ", rule=True))
 
 
 def text_summary(metrics: pa.Table) -> str:

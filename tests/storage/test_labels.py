@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from storage.files import file_digest
 from storage.index import ImageIndex
+from storage.indexed_images import ChangedImageError
 from storage.labels import LabelStore, MaskDataset, label_specs, open_labels, to_canvas
 from storage.stages import StageError, StageFolder
 from storage.workspace import Workspace, WorkspaceError
@@ -118,11 +120,13 @@ class TestOpenLabels:
 class TestMaskDataset:
     @pytest.fixture
     def data(self, workspace: Workspace, index_of_sizes: Make, write_labels: Write, tmp_path: Path) -> MaskDataset:
-        index = index_of_sizes([(6, 8), (6, 8), None, (6, 8), (6, 8)])
+        sizes = [(6, 8), (6, 8), None, (6, 8), (6, 8)]
+        paths = index_of_sizes(sizes).paths
         (tmp_path / "data" / "images").mkdir(parents=True)
-        for row in np.flatnonzero(index.ok).tolist():
+        for row, path in enumerate(paths):
             pixels = np.full((6, 8, 3), (10 * row, 20, 30), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / index.paths[row])
+            Image.fromarray(pixels).save(tmp_path / "data" / path)
+        index = index_of_sizes(sizes, sha256=[file_digest(tmp_path / "data" / path) for path in paths])
         return MaskDataset(LabelStore(write_labels(workspace, index, 2), index), tmp_path / "data")
 
     def test_smoke(self, data: MaskDataset) -> None:
@@ -139,6 +143,11 @@ class TestMaskDataset:
             int(image[0, 0, 0]): int(mask[0, 0]) for images, masks in batches for image, mask in zip(images, masks)
         }
         assert found == {0: 0, 10: 1, 30: 3, 40: 4}
+
+    def test_refuses_an_image_that_changed(self, data: MaskDataset) -> None:
+        Image.new("RGB", (8, 6)).save(data.root / data.store.index.paths[1])
+        with pytest.raises(ChangedImageError, match="changed since it was staged"):
+            data[1]
 
     def test_splits_and_transform(self, data: MaskDataset) -> None:
         chosen = MaskDataset(data.store, data.root, splits=["val"], transform=lambda *pair: int(pair[1].max()))

@@ -72,7 +72,6 @@ class TestRun:
         run = workspace.read_run()
         assert run["stages"] == {"truth": "truth-1"}
         assert run["host"]
-        assert run["index_sha256"] is None
 
     def test_refuses_what_is_no_workspace(self, workspace: Workspace) -> None:
         with pytest.raises(WorkspaceError, match=r"run\.json: expected the record of a run.*is this a workspace"):

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from configs.schema import Normalise
-from tasks.images import ChangedImageError, ImageSource, pick_device, to_input
+from storage.indexed_images import ChangedImageError
+from tasks.images import ImageSource, pick_device, to_input
 
 
 class TestImageSource:
