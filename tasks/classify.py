@@ -1,6 +1,5 @@
 """Training the image classifier from image-level labels, an epoch at a time, resumable after every epoch."""
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,7 +208,6 @@ def fit_classifier(
     progress: Progress,
 ) -> dict[str, Any]:
     """Train a classifier, or its head alone where ``features`` are given; returns the facts worth keeping."""
-    began = time.monotonic()
     multi_label = is_multi_label(config.loss, index, rows)
     targets = torch.from_numpy(index.targets[rows])
     balance = class_balance(targets, multi_label=multi_label).to(device) if config.train.balance else None
@@ -222,5 +220,4 @@ def fit_classifier(
         trainer = Trainer(head, config.train, multi_label=multi_label, balance=balance)
         history = train(trainer, feature_batches(features.to(device), targets.to(device), config.train), None, progress)
     remove_checkpoint(checkpoint)
-    seconds = round(time.monotonic() - began, 1)
-    return {"multi_label": multi_label, "history": history, "images": len(rows), "seconds": seconds}
+    return {"multi_label": multi_label, "history": history, "images": len(rows)}
