@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.files import canonical_json, digest, write_bytes_atomic, write_table
-from storage.index import OK, ImageIndex, build_index, read_index
+from storage.index import OK, SCHEMA, ImageIndex, build_index, read_index
 from storage.samples import Listing, MaskSource, Sample
 from storage.stages import FACTS, StageFolder, unit_name
 from storage.workspace import Workspace
@@ -19,20 +19,10 @@ FINGERPRINT = 256
 # A file changed within this time of its inspection could have been changed again without a new time stamp.
 _RACY_NS = 2_000_000_000
 
+_LISTED = [field for field in SCHEMA if field.name not in ("canvas_height", "canvas_width", "slot")]
 INSPECTED = pa.schema(
     [
-        ("image_id", pa.string()),
-        ("path", pa.string()),
-        ("split", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("mode", pa.string()),
-        ("sha256", pa.string()),
-        ("labels", pa.list_(pa.string())),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("orientation", pa.int8()),
-        ("bytes", pa.int64()),
+        *_LISTED,
         ("mtime_ns", pa.int64()),
         ("checked_ns", pa.int64()),
         ("source", pa.string()),

@@ -9,6 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from configs import RunConfig
+from storage.stages import StageFolder
 from storage.workspace import Workspace
 
 
@@ -42,6 +43,16 @@ class Work(Protocol):
 
     def __call__(self, shard: int) -> None:
         """Do one shard, commit record included."""
+
+
+class FolderWork:
+    """Base of the work whose shards are those of one folder."""
+
+    folder: StageFolder
+
+    def missing(self) -> list[int]:
+        """Shards of the folder that are not committed."""
+        return self.folder.missing()
 
 
 def _is_transient(_task: Any, _run: Any, state: Any) -> bool:

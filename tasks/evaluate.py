@@ -13,6 +13,7 @@ from storage.faults import dying_point
 from storage.index import ImageIndex, Shard
 from storage.labels import LabelStore, Mask
 from storage.stages import FACTS, StageFolder
+from tasks.context import FolderWork
 from tasks.refine import NONFINITE, PairMaps
 
 IGNORE = 255
@@ -48,7 +49,7 @@ def sparse_counts(predicted: Mask, truth: Mask, classes: int) -> list[dict[str, 
     ]
 
 
-class EvaluateWork:
+class EvaluateWork(FolderWork):
     """Counts of one label set, and of every threshold on the soft maps it came from."""
 
     title = "evaluate"
@@ -59,10 +60,6 @@ class EvaluateWork:
         self.config, self.truth, self.labels, self.proposal, self.folder = config, truth, labels, proposal, folder
         self.index: ImageIndex = truth.index
         self.shards = self.index.shards(config.runtime.shard_images)
-
-    def missing(self) -> list[int]:
-        """Shards that are not committed."""
-        return self.folder.missing()
 
     def __call__(self, shard: int) -> None:
         """Count one shard."""
@@ -105,7 +102,7 @@ class EvaluateWork:
         return pa.Table.from_pylist(cells, CURVE_COUNTS)
 
 
-class FloorWork:
+class FloorWork(FolderWork):
     """Counts of masks made without looking: what every method has to beat."""
 
     title = "floors"
@@ -114,10 +111,6 @@ class FloorWork:
         self.config, self.truth, self.folder = config, truth, folder
         self.index: ImageIndex = truth.index
         self.shards = self.index.shards(config.runtime.shard_images)
-
-    def missing(self) -> list[int]:
-        """Shards that are not committed."""
-        return self.folder.missing()
 
     def __call__(self, shard: int) -> None:
         """Count one shard."""

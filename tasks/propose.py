@@ -17,6 +17,7 @@ from storage.arrays import ArraySpec
 from storage.faults import dying_point
 from storage.index import ImageIndex, Shard
 from storage.stages import FACTS, StageFolder, unit_name
+from tasks.context import FolderWork
 from tasks.images import ImageSource, to_input
 
 SCORE = "score"
@@ -174,7 +175,7 @@ class ProposeWork:
         )
 
 
-class FeatureWork:
+class FeatureWork(FolderWork):
     """Features under the head of a frozen classifier, for the images it trains on."""
 
     title = "features"
@@ -191,10 +192,6 @@ class FeatureWork:
         self.config, self.network, self.source, self.device, self.folder = config, network, source, device, folder
         size = config.runtime.shard_images
         self.groups = [rows[start : start + size] for start in range(0, len(rows), size)]
-
-    def missing(self) -> list[int]:
-        """Shards that are not committed."""
-        return self.folder.missing()
 
     def __call__(self, shard: int) -> None:
         """Compute the features of one shard."""

@@ -16,6 +16,7 @@ from storage.faults import dying_point
 from storage.index import IGNORE, ImageIndex, Shard
 from storage.labels import Mask, label_specs, to_canvas
 from storage.stages import FACTS, StageFolder
+from tasks.context import FolderWork
 from tasks.propose import SCORE
 
 MASK_FACTS = pa.schema(
@@ -70,7 +71,7 @@ class PairMaps:
         return image_maps(self.stored[places], size)
 
 
-class RefineWork:
+class RefineWork(FolderWork):
     """Masks of one proposal."""
 
     title = "refine"
@@ -78,10 +79,6 @@ class RefineWork:
     def __init__(self, config: RunConfig, index: ImageIndex, proposal: StageFolder, folder: StageFolder) -> None:
         self.config, self.index, self.proposal, self.folder = config, index, proposal, folder
         self.shards = index.shards(config.runtime.shard_images)
-
-    def missing(self) -> list[int]:
-        """Shards that are not committed."""
-        return self.folder.missing()
 
     def __call__(self, shard: int) -> None:
         """Decide the labels of one shard."""

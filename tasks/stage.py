@@ -27,7 +27,7 @@ from storage.staged import (
 )
 from storage.stages import FACTS, StageFolder
 from storage.truth import read_truth
-from tasks.context import Run
+from tasks.context import FolderWork, Run
 
 INDEX_UNIT = "index"
 LEAKS = pa.schema(
@@ -43,7 +43,7 @@ LEAKS = pa.schema(
 )
 
 
-class InspectWork:
+class InspectWork(FolderWork):
     """Decode and hash every listed file, 500 to a shard."""
 
     title = "stage"
@@ -51,10 +51,6 @@ class InspectWork:
     def __init__(self, run: Run, folder: StageFolder, listing: Listing, stamps: list[tuple[Stamp, Stamp]]) -> None:
         self.run, self.folder, self.listing, self.stamps = run, folder, listing, stamps
         self.known = Inspected(run.workspace, folder, run.config.dataset.max_pixels)
-
-    def missing(self) -> list[int]:
-        """Shards that are not committed."""
-        return self.folder.missing()
 
     def __call__(self, shard: int) -> None:
         """Inspect one shard."""
@@ -139,7 +135,7 @@ def _leaks(index: ImageIndex, sources: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(found, LEAKS)
 
 
-class TruthWork:
+class TruthWork(FolderWork):
     """Write the ground truth masks as a label set; images without one stay ignored."""
 
     title = "truth"
@@ -148,10 +144,6 @@ class TruthWork:
         self.run, self.folder, self.index = run, folder, index
         self.sources = sources.select(["source", "mask_kind", "mask_path", "mask_text"]).to_pylist()
         self.shards = index.shards(run.config.runtime.shard_images)
-
-    def missing(self) -> list[int]:
-        """Shards that are not committed."""
-        return self.folder.missing()
 
     def __call__(self, shard: int) -> None:
         """Write one shard of masks and, as facts, how many pixels each class has."""
