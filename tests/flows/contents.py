@@ -1,0 +1,46 @@
+"""What two workspaces are compared by: everything a run computed, nothing that tells when or where."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from storage.files import digest, table_bytes
+
+Identity = tuple[int, int]
+
+
+def contents(workspace: Path) -> dict[str, str]:
+    """Digest of every array object, table, weight file and page by path.
+
+    Left out are the lock, the commit records and ``run.json`` (they tell durations and the host), from tables
+    the column ``checked_ns``, and from a model's description its duration.
+    """
+    found = {}
+    for path in sorted(workspace.rglob("*")):
+        if not path.is_file() or path.parent.name == "commits" or path.name in ("lock", "run.json"):
+            continue
+        found[str(path.relative_to(workspace))] = digest(_content(path))
+    return found
+
+
+def _content(path: Path) -> bytes:
+    if path.name == "model.json":
+        return json.dumps({**json.loads(path.read_bytes()), "seconds": None}).encode()
+    if path.suffix == ".parquet":
+        table = pq.ParquetFile(path).read()
+        if "checked_ns" in table.column_names:
+            return table_bytes(table.drop_columns("checked_ns"))
+    return path.read_bytes()
+
+
+def records(workspace: Path) -> dict[str, Identity]:
+    """Commit records by path, with what tells one file from another of the same name."""
+    paths = workspace.glob("*/*/commits/[!.]*.json")
+    return {str(path.relative_to(workspace)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+
+def uncommitted(workspace: Path) -> list[str]:
+    """Shards whose tables are there and whose commit record is not: work that a kill lost."""
+    tables = workspace.glob("stages/*/facts/[!.]*.parquet")
+    return [str(path) for path in tables if not (path.parents[1] / "commits" / f"{path.stem}.json").exists()]
