@@ -196,6 +196,23 @@ def feature_batches(
     return batches
 
 
+def start_from_zero(head: nn.Module) -> None:
+    """Begin a head on fixed features at zero: the problem is convex, and random weights would stay in the maps."""
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+
+
+def centre_head(head: nn.Module) -> None:
+    """Take the mean over the classes off a linear head's weights.
+
+    Softmax does not see what all classes share, so training leaves it as it happens to be; a class's map does see it.
+    """
+    if isinstance(head, nn.Linear):
+        with torch.no_grad():
+            head.weight.sub_(head.weight.mean(dim=0))
+            head.bias.sub_(head.bias.mean())
+
+
 def fit_classifier(
     network: ClassifierNetwork,
     config: Classifier,
@@ -217,7 +234,10 @@ def fit_classifier(
         history = train(trainer, image_batches(source, config, rows, targets, device), checkpoint, progress)
     else:
         head = network.model.get_submodule(network.head)
+        start_from_zero(head)
         trainer = Trainer(head, config.train, multi_label=multi_label, balance=balance)
         history = train(trainer, feature_batches(features.to(device), targets.to(device), config.train), None, progress)
+    if not multi_label:
+        centre_head(network.model.get_submodule(network.head))
     remove_checkpoint(checkpoint)
     return {"multi_label": multi_label, "history": history, "images": len(rows)}

@@ -14,9 +14,11 @@ from storage.index import ImageIndex
 from tasks.classify import (
     Batch,
     Trainer,
+    centre_head,
     feature_batches,
     fit_classifier,
     is_multi_label,
+    start_from_zero,
     step_seed,
     train,
 )
@@ -192,3 +194,24 @@ class TestFitClassifier:
         facts = fit_classifier(network, config, *pieces[1:], CPU, path, None, lambda *_: seen.append(path.exists()))
         assert all(not torch.equal(value, before[name]) for name, value in network.model.named_parameters())
         assert (facts["multi_label"], seen, path.exists()) == (True, [True], False)
+
+
+class TestHead:
+    def test_centring_changes_no_probability(self) -> None:
+        torch.manual_seed(0)
+        head, features = nn.Linear(5, 3), torch.randn(7, 5)
+        before = torch.softmax(head(features), dim=1)
+        centre_head(head)
+        assert torch.allclose(torch.softmax(head(features), dim=1), before, atol=1e-6)
+        assert head.weight.sum(dim=0).abs().max() < 1e-6
+
+    def test_a_convolution_is_left_alone(self) -> None:
+        head = nn.Conv2d(3, 2, 1)
+        before = head.weight.clone()
+        centre_head(head)
+        assert torch.equal(head.weight, before)
+
+    def test_zero_start(self) -> None:
+        head = nn.Linear(5, 3)
+        start_from_zero(head)
+        assert not any(parameter.any() for parameter in head.parameters())
