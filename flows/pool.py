@@ -1,9 +1,11 @@
 """Handing a step's shards to Prefect tasks: a bounded window in flight, every result asked for."""
 
 from collections import deque
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.progress import progress
@@ -15,6 +17,14 @@ WINDOW = 4
 def thread_runner(workers: int) -> TaskRunner[PrefectFuture[Any]]:
     """The task runner of a step."""
     return cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=workers))
+
+
+def without_heartbeat() -> AbstractContextManager[Any]:
+    """Flows started inside send no heartbeats: each would end by waiting for a thread that sleeps up to a second.
+
+    The flow around them still does, so that Prefect can tell a dead run.
+    """
+    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
 
 
 def run_work(work: Work, workers: int, total: int) -> int:

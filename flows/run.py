@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from configs import load_config
 from flows.classify import classify_flow
 from flows.evaluate import evaluate_flow
-from flows.pool import thread_runner
+from flows.pool import thread_runner, without_heartbeat
 from flows.propose import propose_flow
 from flows.refine import refine_flow
 from flows.report import report_flow
@@ -51,9 +51,10 @@ _PACKAGES = (
 @flow(name="run", validate_parameters=False, persist_result=False)
 def run_steps(state: State, last: str) -> None:
     """Do the steps up to ``last``."""
-    for step in STEPS[: STEPS.index(last) + 1]:
-        workers = state.network_workers if step in _NETWORK else state.workers
-        _FLOWS[step].with_options(task_runner=thread_runner(workers))(state)
+    with without_heartbeat():
+        for step in STEPS[: STEPS.index(last) + 1]:
+            workers = state.network_workers if step in _NETWORK else state.workers
+            _FLOWS[step].with_options(task_runner=thread_runner(workers))(state)
 
 
 @flow(name="maskmill", persist_result=False)
