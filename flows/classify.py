@@ -33,7 +33,13 @@ def classify_flow(state: State) -> None:
     if is_saved(state.model):
         state.done["classify"] = 0
         return
-    make_classifier.submit(state, state.model).result()
+    future = make_classifier.submit(state, state.model)
+    try:
+        future.result()
+    except BaseException:
+        # A signal reaches only this thread: without its images the training ends with the batch in hand.
+        state.source().close()
+        raise
     state.done["classify"] = 1
 
 

@@ -123,8 +123,10 @@ def write_shard(folder: Path, spec: ArraySpec, shard: int, data: npt.NDArray[Any
     if len(data) < stop - start:
         filler = np.full((stop - start - len(data), *spec.item), spec.fill, spec.dtype)
         data = np.concatenate([data, filler])
-    open_array(folder, spec)[start:stop] = data
     path = array_path(folder, spec.name).joinpath("c", str(shard), *["0"] * len(spec.item))
+    # Zarr reads a shard's old index before it replaces the whole of it: a damaged one could never be written anew.
+    path.unlink(missing_ok=True)
+    open_array(folder, spec)[start:stop] = data
     sync_file(path)
     return path
 

@@ -132,8 +132,9 @@ def _oracle(metric: str, value: float, level: int, where: dict[str, Any]) -> Met
 
 
 def classifier_rows(logits: pa.Table, index: ImageIndex, *, multi_label: bool, method: str) -> list[MetricRow]:
-    """Rows of the classifier, per split."""
+    """Rows of the classifier, per split; images whose scores are not finite have no class and are not counted."""
     frame = logits.to_pandas()
+    frame = frame[np.array([np.isfinite(scores).all() for scores in frame["logits"]], dtype=bool)]
     rows: list[MetricRow] = []
     splits = frame["row"].map(lambda row: index.splits[row])
     for split, part in frame.groupby(splits, sort=True):

@@ -74,6 +74,15 @@ class TestWriteShard:
         assert (read_rows(tmp_path, SPEC, 0, 3) == 255).all()
         assert (read_rows(tmp_path, SPEC, 6, 7) == 255).all()
 
+    def test_a_damaged_shard_is_written_anew(self, tmp_path: Path) -> None:
+        create_array(tmp_path, SPEC)
+        path = write_shard(tmp_path, SPEC, 0, items(3))
+        sound = path.read_bytes()
+        for damage in (sound[:-1] + bytes([sound[-1] ^ 1]), sound[: len(sound) // 2], b""):
+            path.write_bytes(damage)
+            write_shard(tmp_path, SPEC, 0, items(3))
+            assert path.read_bytes() == sound
+
     def test_last_shard_is_short(self, tmp_path: Path) -> None:
         create_array(tmp_path, SPEC)
         write_shard(tmp_path, SPEC, 2, items(1))

@@ -194,6 +194,15 @@ class TestClassifierRows:
             ("classifier", "val", 2),
         }
 
+    def test_scores_that_are_not_finite_are_left_out(self, index_of_labels: Callable[..., ImageIndex]) -> None:
+        index = index_of_labels([["cat"], ["dog"], ["cat"]], ("cat", "dog"))
+        nan = float("nan")
+        logits = pa.table({"row": [0, 1, 2], "logits": [[2.0, 0.0], [nan, 1.0], [0.0, 1.0]]})
+        found = look(classifier_rows(logits, index, multi_label=False, method="m"), "accuracy", split=index.splits[0])
+        assert (found.value, found.images) == (0.5, 2)
+        logits = pa.table({"row": [0], "logits": [[nan, nan]]})
+        assert classifier_rows(logits, index, multi_label=False, method="m") == []
+
     def test_order_of_rows_does_not_matter(self, index_of_labels: Callable[..., ImageIndex]) -> None:
         index = index_of_labels([["cat"], ["dog"], ["cat", "dog"], []], ("cat", "dog"))
         logits = [[1.0, -1.0], [0.5, 0.2], [2.0, 0.1], [-1.0, -0.5]]
