@@ -61,7 +61,7 @@ class Classifier(Section):
 class Proposal(Section):
     """One way of making soft maps from the classifier's recording."""
 
-    method: Literal["grad_cam", "layer_cam"]
+    method: Literal["grad_cam", "grad_cam_plus_plus", "layer_cam", "xgrad_cam"]
     name: str | None = None
     """Shown in tables; default: built from the settings."""
     layers: list[Stage] = Field(default=["S5"], min_length=1)

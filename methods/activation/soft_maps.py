@@ -8,15 +8,22 @@ from torch import Tensor
 
 from methods.activation.fuse import fuse
 from methods.activation.grad_cam import grad_cam
+from methods.activation.grad_cam_plus_plus import grad_cam_plus_plus
 from methods.activation.layer_cam import layer_cam
 from methods.activation.record import Record
 from methods.activation.truncate import truncate
+from methods.activation.xgrad_cam import xgrad_cam
 
-Method = Literal["grad_cam", "layer_cam"]
+Method = Literal["grad_cam", "grad_cam_plus_plus", "layer_cam", "xgrad_cam"]
 Population = Literal["channel", "layer"]
 Fusion = Literal["sum", "mean_norm", "max_tanh"]
 
-METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"grad_cam": grad_cam, "layer_cam": layer_cam}
+METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "grad_cam": grad_cam,
+    "grad_cam_plus_plus": grad_cam_plus_plus,
+    "layer_cam": layer_cam,
+    "xgrad_cam": xgrad_cam,
+}
 
 
 def soft_maps(

@@ -5,11 +5,18 @@ from torch import nn
 from methods.activation import Record, record
 from methods.activation.fuse import fuse
 from methods.activation.grad_cam import grad_cam
+from methods.activation.grad_cam_plus_plus import grad_cam_plus_plus
 from methods.activation.layer_cam import layer_cam
 from methods.activation.soft_maps import map_flags, soft_maps
 from methods.activation.truncate import truncate
+from methods.activation.xgrad_cam import xgrad_cam
 
-SINGLE = {"grad_cam": grad_cam, "layer_cam": layer_cam}
+SINGLE = {
+    "grad_cam": grad_cam,
+    "grad_cam_plus_plus": grad_cam_plus_plus,
+    "layer_cam": layer_cam,
+    "xgrad_cam": xgrad_cam,
+}
 
 
 @pytest.fixture
@@ -20,7 +27,7 @@ def recorded(small_net: nn.Module) -> Record:
 
 
 class TestSoftMaps:
-    @pytest.mark.parametrize("method", ["grad_cam", "layer_cam"])
+    @pytest.mark.parametrize("method", ["grad_cam", "grad_cam_plus_plus", "layer_cam", "xgrad_cam"])
     def test_one_layer_is_the_method(self, recorded: Record, method: str) -> None:
         maps = soft_maps(recorded, method, ["4"])
         assert (maps.shape, maps.dtype) == ((3, 4, 4), torch.float32)
