@@ -1,6 +1,5 @@
 """What two workspaces are compared by: everything a run computed, nothing that tells when or where."""
 
-import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,8 +12,8 @@ Identity = tuple[int, int]
 def contents(workspace: Path) -> dict[str, str]:
     """Digest of every array object, table, weight file and page by path.
 
-    Left out are the lock, the commit records and ``run.json`` (they tell durations and the host), from tables
-    the column ``checked_ns``, and from a model's description its duration.
+    Left out are the lock, the commit records and ``run.json`` (they tell durations and the host), and from tables
+    the column ``checked_ns``.
     """
     found = {}
     for path in sorted(workspace.rglob("*")):
@@ -25,8 +24,6 @@ def contents(workspace: Path) -> dict[str, str]:
 
 
 def _content(path: Path) -> bytes:
-    if path.name == "model.json":
-        return json.dumps({**json.loads(path.read_bytes()), "seconds": None}).encode()
     if path.suffix == ".parquet":
         table = pq.ParquetFile(path).read()
         if "checked_ns" in table.column_names:
