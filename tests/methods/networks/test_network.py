@@ -35,7 +35,9 @@ class TestPooledFeatures:
     def test_features_can_train_a_head(self) -> None:
         network = build_classifier("small", 3)
         features = pooled_features(network, torch.rand(2, 3, 64, 64))
-        network.model.get_submodule(network.head)(features).sum().backward()
+        head = network.model.get_submodule(network.head)
+        head(features).sum().backward()
+        assert head.weight.grad.any()
 
     def test_threads_do_not_mix(self) -> None:
         network = build_classifier("small", 3)

@@ -89,13 +89,18 @@ class TestLoadBackbone:
     def test_published_mobilenet_without_batch_counts(self, shared: Path) -> None:
         state = load_file(shared / "weights" / "mobilenet_v2_imagenet1001_fp16.safetensors")
         load_backbone(build_classifier("mobilenet_v2", 2), state, "shared")
-        load_classifier(build_classifier("mobilenet_v2", 1001), state, "shared")
+        whole = build_classifier("mobilenet_v2", 1001)
+        load_classifier(whole, state, "shared")
+        assert torch.equal(whole.model.get_parameter("classifier.1.weight"), state["classifier.1.weight"].float())
 
     def test_inception_drops_the_auxiliary_classifier(self) -> None:
         with torch.device("meta"):
             published = torchvision.models.inception_v3(init_weights=False)
         state = {key: torch.zeros(value.shape) for key, value in published.state_dict().items()}
-        load_backbone(build_classifier("inception_v3", 2), state, "zeros")
+        network = build_classifier("inception_v3", 2)
+        load_backbone(network, state, "zeros")
+        assert not network.model.get_parameter("Mixed_7c.branch1x1.conv.weight").any()
+        assert network.model.get_parameter("fc.weight").any()
 
     def test_vgg_drops_its_linear_layers(self) -> None:
         with torch.device("meta"):
@@ -103,7 +108,10 @@ class TestLoadBackbone:
         features = published.features.state_dict(prefix="features.")
         state = {key: torch.zeros(value.shape) for key, value in features.items()}
         state |= {f"classifier.{i}.{part}": torch.zeros(1) for i in (0, 3, 6) for part in ("weight", "bias")}
-        load_backbone(build_classifier("vgg16", 2), state, "zeros")
+        network = build_classifier("vgg16", 2)
+        load_backbone(network, state, "zeros")
+        assert not network.model.get_parameter("features.28.weight").any()
+        assert network.model.get_submodule(network.head).weight.any()
 
     def test_refuses_a_missing_layer(self) -> None:
         network = build_classifier("small", 3)
