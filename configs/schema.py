@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from configs.dataset import Dataset, Location, Names, Section
+from configs.proposals import GradientProposal, Proposal, Sweep
 
-Stage = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -58,30 +58,6 @@ class Classifier(Section):
     """Images per forward pass outside of training."""
 
 
-class Proposal(Section):
-    """One way of making soft maps from the classifier's recording."""
-
-    method: Literal["grad_cam", "grad_cam_plus_plus", "layer_cam", "xgrad_cam"]
-    name: str | None = None
-    """Shown in tables; default: built from the settings."""
-    layers: list[Stage] = Field(default=["S5"], min_length=1)
-    """Stage names (S1..S5, see ``maskmill plan``) or module names; several are fused (layerization)."""
-    truncation: int | None = Field(default=None, ge=0, le=99)
-    """Percentile below which positive gradients are dropped (LT); none: all gradients, negative ones too."""
-    population: Literal["channel", "layer"] = "channel"
-    fuse: Literal["sum", "mean_norm", "max_tanh"] = "sum"
-
-    @property
-    def title(self) -> str:
-        """The name in tables."""
-        if self.name:
-            return self.name
-        lt = "" if self.truncation is None else f"lt_{self.population}_" if self.population != "channel" else "lt_"
-        delta = "" if self.truncation is None else f"-d{self.truncation}"
-        fuse = "" if self.fuse == "sum" or len(self.layers) == 1 else f"-{self.fuse}"
-        return f"{lt}{self.method}-{'+'.join(self.layers)}{delta}{fuse}"
-
-
 class OtsuStep(Section):
     """Split every map at its own Otsu threshold."""
 
@@ -115,10 +91,18 @@ class Report(Section):
 
 
 class Runtime(Section):
-    """Where and how the work is done; nothing here changes results on one device."""
+    """Where and how the work is done. Only ``precision``, ``fold_batch_norm``, ``channels_last`` and ``compile`` change
+    results on one device, in that order of size; they are part of a proposal's key."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["float32"] = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of proposals; the classifier trains in float32. ``benchmarks.precision`` measures what each option changes."""
+    channels_last: bool = True
+    """Lay images out pixel by pixel: faster convolutions, other rounding."""
+    fold_batch_norm: bool = False
+    """Fold batch norms into the convolutions before them: the same forward pass up to rounding."""
+    compile: bool = False
+    """Compile the kernel that turns recordings into maps; needs a C++ compiler on a CPU, pays for long runs."""
     shard_images: int = Field(default=100, ge=1, le=1000)
     workers: int = Field(default=0, ge=0, le=256)
     """Threads that decode and refine; 0: one per core."""
@@ -131,15 +115,23 @@ class RunConfig(Section):
 
     dataset: Dataset
     classifier: Classifier = Classifier()
-    proposals: list[Proposal] = Field(default=[Proposal(method="grad_cam")], min_length=1)
+    proposals: list[Proposal] = Field(default=[GradientProposal(method="grad_cam")], min_length=1)
+    sweep: Sweep | None = None
     refine: list[Step] = Field(default=[OtsuStep(step="otsu")], min_length=1)
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
     runtime: Runtime = Runtime()
 
+    @property
+    def all_proposals(self) -> list[Proposal]:
+        """Those listed, and those of the sweep that are not listed."""
+        listed = [one.settings for one in self.proposals]
+        swept = self.sweep.proposals() if self.sweep else []
+        return [*self.proposals, *(one for one in swept if one.settings not in listed)]
+
     @model_validator(mode="after")
     def _unique_titles(self) -> "RunConfig":
-        titles = [proposal.title for proposal in self.proposals]
+        titles = [proposal.title for proposal in self.all_proposals]
         twice = sorted({title for title in titles if titles.count(title) > 1})
         if twice:
             raise ValueError(f"proposals: expected different names, seen twice: {', '.join(twice)}")

@@ -70,7 +70,7 @@ def _later(config: RunConfig, workspace: Workspace, index: ImageIndex) -> list[s
             f"classify   {state} ({model.name}); proposals and masks depend on its weights: {shards} shards each",
         ]
     lines.append(f"classify   cached ({model.name})")
-    for one in config.proposals:
+    for one in config.all_proposals:
         proposal = keys.stage_folder(
             workspace, "propose", keys.proposal_basis(config, one, index, weights_digest(model))
         )

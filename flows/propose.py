@@ -16,7 +16,7 @@ def proposal_folders(state: State) -> None:
     if state.model is None:
         raise RuntimeError("expected a classifier; the classify step comes first")
     weights = weights_digest(state.model)
-    bases = [(one, keys.proposal_basis(run.config, one, state.index, weights)) for one in run.config.proposals]
+    bases = [(one, keys.proposal_basis(run.config, one, state.index, weights)) for one in run.config.all_proposals]
     state.proposals = [(one, keys.stage_folder(run.workspace, "propose", basis)) for one, basis in bases]
 
 

@@ -6,7 +6,8 @@ counts or time stamps.
 
 from typing import Any
 
-from configs.schema import Proposal, RunConfig
+from configs.proposals import Proposal
+from configs.schema import RunConfig
 from storage.files import file_digest
 from storage.index import ImageIndex
 from storage.stages import StageFolder, stage_key
@@ -70,13 +71,15 @@ def feature_basis(config: RunConfig, index: ImageIndex, rows: list[int]) -> Basi
 def proposal_basis(config: RunConfig, proposal: Proposal, index: ImageIndex, weights: str) -> Basis:
     """Of one proposal's soft maps; ``weights`` is the SHA-256 of the classifier's weights."""
     return {
-        "proposal": proposal.model_dump(mode="json", exclude={"name"}),
+        "proposal": proposal.settings,
         "index": index.key,
         "weights": weights,
         "input": config.classifier.model_dump(
             mode="json", include={"backbone", "head", "input_size", "normalise", "batch_size"}
         ),
-        "precision": config.runtime.precision,
+        "arithmetic": config.runtime.model_dump(
+            mode="json", include={"precision", "channels_last", "fold_batch_norm", "compile"}
+        ),
         "shard_images": config.runtime.shard_images,
     }
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from configs import RunConfig
-from configs.schema import Proposal
+from configs.proposals import Proposal
 from methods.activation import map_flags, min_max, record, soft_maps
 from methods.networks import ClassifierNetwork, pooled_features, resolve_layers
 from storage.arrays import ArraySpec

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from configs.schema import Proposal
+from configs.proposals import Proposal
 from storage.index import ImageIndex
 from storage.labels import LabelStore
 from storage.stages import StageFolder
