@@ -6,6 +6,7 @@ only when its weights are asked for by name. Training lives elsewhere.
 
 from methods.networks.backbones import BackboneError
 from methods.networks.classifiers import build_classifier
+from methods.networks.fold import FoldError, fold_batch_norms
 from methods.networks.network import ClassifierNetwork, pooled_features, resolve_layers
 from methods.networks.small import SmallNet
 from methods.networks.weights import WeightsError, load_backbone, load_classifier
@@ -13,9 +14,11 @@ from methods.networks.weights import WeightsError, load_backbone, load_classifie
 __all__ = [
     "BackboneError",
     "ClassifierNetwork",
+    "FoldError",
     "SmallNet",
     "WeightsError",
     "build_classifier",
+    "fold_batch_norms",
     "load_backbone",
     "load_classifier",
     "pooled_features",
