@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ class ResidualNet(nn.Module):
         self.c2 = nn.Conv2d(*_channels(state["c2.weight"]), 3, padding=1)
         self.b2 = nn.BatchNorm2d(len(state["b2.weight"]))
         self.c3 = nn.Conv2d(*_channels(state["c3.weight"]), 3, stride=2, padding=1)
-        self.pool = nn.AdaptiveAvgPool2d(4)
+        self.pool = nn.AdaptiveAvgPool2d(isqrt(state["f1.weight"].shape[1] // len(state["c3.weight"])))
         self.f1 = nn.Linear(*_channels(state["f1.weight"]))
         self.f2 = nn.Linear(*_channels(state["f2.weight"]))
         self.load_state_dict(state)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.activation import fuse, grad_cam
+from methods.activation import grad_cam
 
 STAGES = ["S3", "S4", "S5"]
 
@@ -17,29 +17,8 @@ class TestGradCam:
         assert maps.dtype == torch.float32
 
     @pytest.mark.parametrize("stage", STAGES)
-    def test_golden_raw(self, cam_case, close: Callable[..., None], stage: str) -> None:
+    def test_golden(self, cam_case, close: Callable[..., None], stage: str) -> None:
         close(grad_cam(*cam_case.at(stage), rectify=False), cam_case.arrays[f"raw_GradCAM_{stage}"], 1e-5)
-
-    @pytest.mark.parametrize("package", ["torchcam", "fcam"])
-    def test_golden_rectified(self, cam_case, close: Callable[..., None], package: str) -> None:
-        close(grad_cam(*cam_case.at("S5")), cam_case.arrays[f"{package}_GradCAM_raw_S5"], 1e-5)
-
-    @pytest.mark.parametrize("stage", STAGES)
-    def test_golden_normalised(self, cam_case, stage: str) -> None:
-        expected = cam_case.arrays[f"pgc_GradCAM_{stage}"]
-        found = fuse([grad_cam(*cam_case.at(stage))], tuple(expected.shape[1:]), "mean_norm")
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-
-    @pytest.mark.parametrize("stage", STAGES)
-    def test_golden_weights(self, cam_case, stage: str) -> None:
-        # One pixel of activation 1 in a channel of its own makes the map that channel's weight.
-        gradients = cam_case.at(stage)[1]
-        for channel in range(gradients.shape[1]):
-            only = torch.zeros_like(gradients)
-            only[:, channel] = 1
-            weight = grad_cam(only, gradients, rectify=False)[:, 0, 0]
-            scale = cam_case.arrays[f"pgc_GradCAM_weights_{stage}"].abs().max()
-            assert (weight - cam_case.arrays[f"pgc_GradCAM_weights_{stage}"][:, channel]).abs().max() <= 1e-4 * scale
 
     def test_by_hand(self) -> None:
         activations = torch.tensor([[[[1.0, 0.0]], [[3.0, 2.0]]]])

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.activation import fuse, layer_cam, truncate
+from methods.activation import layer_cam, truncate
 
 STAGES = ["S3", "S4", "S5"]
 
@@ -15,18 +15,8 @@ class TestLayerCam:
         assert layer_cam(torch.rand(2, 3, 4, 5), torch.randn(2, 3, 4, 5)).shape == (2, 4, 5)
 
     @pytest.mark.parametrize("stage", STAGES)
-    def test_golden_raw(self, cam_case, close: Callable[..., None], stage: str) -> None:
+    def test_golden(self, cam_case, close: Callable[..., None], stage: str) -> None:
         close(layer_cam(*cam_case.at(stage)), cam_case.arrays[f"raw_LayerCAM_{stage}"], 1e-5)
-
-    @pytest.mark.parametrize("package", ["torchcam", "fcam"])
-    def test_golden_packages(self, cam_case, close: Callable[..., None], package: str) -> None:
-        close(layer_cam(*cam_case.at("S5")), cam_case.arrays[f"{package}_LayerCAM_raw_S5"], 1e-5)
-
-    @pytest.mark.parametrize("stage", STAGES)
-    def test_golden_normalised(self, cam_case, stage: str) -> None:
-        expected = cam_case.arrays[f"pgc_LayerCAM_{stage}"]
-        found = fuse([layer_cam(*cam_case.at(stage))], tuple(expected.shape[1:]), "mean_norm")
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
     @given(st.integers(0, 2**31))
     @settings(max_examples=20, deadline=None)
