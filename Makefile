@@ -22,7 +22,6 @@ test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m 'not slow'
 
 bench: $(STAMP)
-	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.cli_start
 	$(BIN)/python -m benchmarks.flow_overhead
 	$(BIN)/python -m benchmarks.memory
