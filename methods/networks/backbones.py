@@ -14,6 +14,7 @@ from methods.networks.small import SmallNet
 
 Head = Literal["gap", "native"]
 TORCHVISION = ("vgg16", "resnet18", "resnet50", "inception_v3", "squeezenet1_1", "mobilenet_v2")
+VGG16_POOLS = (4, 9, 16, 23, 30)
 RESNET_STAGES = ("maxpool", "layer1", "layer2", "layer3", "layer4")
 
 
@@ -27,12 +28,14 @@ class Parts:
 
     ``stages`` are the outputs to look at, from fine to coarse; ``head`` is the last layer; ``original_heads`` are the
     modules of the published network that a new head replaces, whose weights a backbone file may hold for nothing.
+    ``pre_pool`` are, where the stages are pools, the rectifiers in front of them.
     """
 
     model: nn.Module
     stages: tuple[str, ...]
     head: str
     original_heads: tuple[str, ...]
+    pre_pool: tuple[str, ...] = ()
 
 
 def build_backbone(name: str, classes: int, head: Head) -> Parts:
@@ -89,9 +92,10 @@ def _torchvision(name: str, classes: int, head: Head) -> Parts:
 def _vgg16(classes: int, head: Head) -> Parts:
     from torchvision.models import vgg
 
-    stages = tuple(f"features.{i}" for i in (4, 9, 16, 23, 30))
+    stages = tuple(f"features.{i}" for i in VGG16_POOLS)
+    pre_pool = tuple(f"features.{i - 1}" for i in VGG16_POOLS)
     if head == "native":
-        return Parts(vgg.vgg16(num_classes=classes), stages, "classifier.6", ("classifier.6",))
+        return Parts(vgg.vgg16(num_classes=classes), stages, "classifier.6", ("classifier.6",), pre_pool)
     # Nine tenths of the published weights are in the layers that go: never allocate them.
     with torch.device("meta"):
         model = vgg.vgg16(init_weights=False)
@@ -102,7 +106,7 @@ def _vgg16(classes: int, head: Head) -> Parts:
         if isinstance(module, nn.Conv2d) and module.bias is not None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(module.bias)
-    return Parts(model, stages, "classifier", ("classifier.0", "classifier.3", "classifier.6"))
+    return Parts(model, stages, "classifier", ("classifier.0", "classifier.3", "classifier.6"), pre_pool)
 
 
 def _squeezenet(classes: int, head: Head) -> Parts:

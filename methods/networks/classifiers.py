@@ -38,7 +38,7 @@ def build_classifier(
 
     Notes
     -----
-    Inception-v3 is built without its input transform: feed it (x - 0.5) / 0.5.
+    Every network takes ImageNet-normalised images; Inception-v3 brings them to (x - 0.5) / 0.5 by itself.
 
     Examples
     --------
@@ -53,7 +53,10 @@ def build_classifier(
     parts = build_backbone(backbone, classes, head)
     first = 6 - len(parts.stages)
     stages = {f"S{first + i}": name for i, name in enumerate(parts.stages)}
-    network = ClassifierNetwork(backbone, classes, parts.model.eval(), stages, parts.head, parts.original_heads)
+    pre_pool = {f"S{first + i}_pre": name for i, name in enumerate(parts.pre_pool)}
+    network = ClassifierNetwork(
+        backbone, classes, parts.model.eval(), stages, parts.head, parts.original_heads, pre_pool
+    )
     if pretrained is not None:
         load_pretrained(network, pretrained)
     return network

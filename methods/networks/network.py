@@ -1,12 +1,13 @@
 """A classifier with named parts: one shape of object for every backbone.
 
 Stages are called S1 (finest) to S5 (coarsest) everywhere; a network with fewer has the last ones, S5 always being its
-last feature map.
+last feature map. ``S1_pre`` to ``S5_pre`` of VGG16 are the rectifiers in front of the pools that its stages are: twice
+the resolution, but three of four gradients are zero there, a grid that Layer-CAM and truncated gradients show.
 """
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +32,9 @@ class ClassifierNetwork:
         Name of the last layer: linear, or the 1x1 convolution of a native SqueezeNet.
     original_heads
         Modules of the published network whose weights a backbone file may hold for nothing.
+    pre_pool
+        ``S1_pre`` to ``S5_pre`` with their names in ``model.named_modules()``: the outputs before the pools that the
+        stages are. Empty for most networks.
     """
 
     backbone: str
@@ -39,10 +43,11 @@ class ClassifierNetwork:
     stages: dict[str, str]
     head: str
     original_heads: tuple[str, ...]
+    pre_pool: dict[str, str] = field(default_factory=dict)
 
 
 def resolve_layers(network: ClassifierNetwork, layers: Sequence[str]) -> list[str]:
-    """Module names of layers that are given as stages (``S5``) or as module names.
+    """Module names of layers that are given as stages (``S5``, ``S5_pre``) or as module names.
 
     Raises
     ------
@@ -56,10 +61,11 @@ def resolve_layers(network: ClassifierNetwork, layers: Sequence[str]) -> list[st
     ['stages.3', 'stages.4.2']
     """
     modules = [name for name, _ in network.model.named_modules() if name]
-    names = [network.stages.get(layer, layer) for layer in layers]
+    known = network.stages | network.pre_pool
+    names = [known.get(layer, layer) for layer in layers]
     unknown = [name for name in names if name not in set(modules)]
     if unknown or not names:
-        stages = ", ".join(f"{stage} ({name})" for stage, name in network.stages.items())
+        stages = ", ".join(f"{stage} ({name})" for stage, name in known.items())
         raise ValueError(
             f"layers of {network.backbone}: expected stages {stages} or module names such as "
             f"{', '.join(modules[:8])}; got {', '.join(unknown) or 'none'}"

@@ -1,8 +1,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import max_pool2d, max_unpool2d
 
-from methods.networks import BackboneError, build_classifier
+from methods.activation import record
+from methods.networks import BackboneError, build_classifier, pooled_features
 
 SIDES = {"inception_v3": 96}
 STAGES = {
@@ -38,14 +40,45 @@ class TestBuildClassifier:
         assert not network.model.training
         assert not any(value.is_meta for value in network.model.state_dict().values())
 
-    def test_gap_head_is_the_mean_of_the_last_stage(self) -> None:
-        network = build_classifier("squeezenet1_1", 3)
-        images = torch.rand(2, 3, 64, 64)
-        seen: list[torch.Tensor] = []
-        network.model.get_submodule(network.stages["S5"]).register_forward_hook(lambda _m, _i, out: seen.append(out))
-        logits = network.model(images)
+    @pytest.mark.parametrize("backbone", [*STAGES, "resnet10t"])
+    def test_stages_are_recorded_and_the_gap_head_averages_the_last(self, backbone: str) -> None:
+        # What makes CAM, the head's weights times the last stage, the map of a logit.
+        network = build_classifier(backbone, 3)
+        side = SIDES.get(backbone, 64)
+        images, pairs = torch.randn(2, 3, side, side), torch.tensor([[0, 1], [1, 2], [0, 0]])
+        found = record(network.model, images, pairs, list(network.stages.values()))
+        assert [gradients.ndim for gradients in found.gradients.values()] == [4] * 5
         head = network.model.get_submodule(network.head)
-        torch.testing.assert_close(logits, head(seen[0].mean(dim=(2, 3))))
+        torch.testing.assert_close(head(found.activations[network.stages["S5"]].mean((2, 3))), found.logits)
+
+    @pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "convnext_atto"])
+    def test_stages_of_other_heads_are_recorded(self, backbone: str) -> None:
+        # Layers lie between the last stage and the head: gradient CAMs work, CAM is not defined.
+        network = build_classifier(backbone, 3, head="native")
+        images, pairs = torch.randn(2, 3, 64, 64), torch.tensor([[0, 1], [1, 2]])
+        found = record(network.model, images, pairs, list(network.stages.values()))
+        last, seen = found.activations[network.stages["S5"]].mean((2, 3)), pooled_features(network, images)
+        assert last.shape != seen.shape or not torch.allclose(last, seen, rtol=0.1)
+
+    @pytest.mark.parametrize("head", ["gap", pytest.param("native", marks=pytest.mark.slow)])
+    def test_vgg_before_its_pools(self, head: str) -> None:
+        network = build_classifier("vgg16", 3, head=head)
+        assert network.pre_pool == {f"S{i}_pre": f"features.{n}" for i, n in enumerate((3, 8, 15, 22, 29), start=1)}
+        both = [*network.pre_pool.values(), *network.stages.values()]
+        images, pairs = torch.randn(2, 3, 64, 64), torch.tensor([[0, 1], [1, 2], [0, 0]])
+        found = record(network.model, images, pairs, ["features.28", *both])
+        assert found.activations["features.28"].min() < 0
+        assert torch.equal(found.activations["features.28"].relu(), found.activations["features.29"])
+        for pre, post in zip(network.pre_pool.values(), network.stages.values(), strict=True):
+            pooled, places = max_pool2d(found.paired(pre)[0], 2, return_indices=True)
+            assert torch.equal(pooled, found.paired(post)[0])
+            # Only the largest of four has a gradient, that of the pool: at least three in four are zero.
+            assert torch.equal(max_unpool2d(found.gradients[post], places, 2), found.gradients[pre])
+            alive = found.gradients[post].count_nonzero()
+            assert 0 < found.gradients[pre].count_nonzero() == alive <= found.gradients[pre].numel() / 4
+
+    def test_only_vgg_has_names_before_pools(self) -> None:
+        assert build_classifier("resnet18", 3).pre_pool == build_classifier("small", 3).pre_pool == {}
 
     def test_native_squeezenet_ends_in_a_convolution(self) -> None:
         network = build_classifier("squeezenet1_1", 3, head="native")

@@ -11,6 +11,15 @@ class TestResolveLayers:
         network = build_classifier("resnet18", 2)
         assert resolve_layers(network, ["S5", "layer2", "layer1.0.relu"]) == ["layer4", "layer2", "layer1.0.relu"]
 
+    def test_before_the_pools(self) -> None:
+        network = build_classifier("vgg16", 2)
+        assert resolve_layers(network, ["S5_pre", "S5", "S1_pre"]) == ["features.29", "features.30", "features.3"]
+        assert set(network.stages) == {"S1", "S2", "S3", "S4", "S5"}
+        with pytest.raises(ValueError, match=r"S5 \(features\.30\), S1_pre \(features\.3\).*got S6_pre"):
+            resolve_layers(network, ["S6_pre"])
+        with pytest.raises(ValueError, match="got S5_pre"):
+            resolve_layers(build_classifier("resnet18", 2), ["S5_pre"])
+
     @pytest.mark.parametrize("layers", [["S6"], ["layer9"], [""], []])
     def test_refuses_unknown_and_lists_valid(self, layers: list[str]) -> None:
         with pytest.raises(ValueError, match=r"S1 \(maxpool\).*S5 \(layer4\).*such as conv1"):
