@@ -27,7 +27,7 @@ from methods.activation.layer_cam import layer_cam
 from methods.activation.record import Record, record
 from methods.activation.score_cam import score_cam
 from methods.activation.smooth_grad_cam_plus_plus import smooth_grad_cam_plus_plus
-from methods.activation.soft_maps import map_flags, soft_maps
+from methods.activation.soft_maps import Recipe, map_flags, soft_maps
 from methods.activation.ss_cam import ss_cam
 from methods.activation.truncate import truncate
 from methods.activation.xgrad_cam import xgrad_cam
@@ -40,6 +40,7 @@ __all__ = [
     "LogitsError",
     "OverwrittenLayerError",
     "PairError",
+    "Recipe",
     "Record",
     "RecordingError",
     "UnknownLayerError",

@@ -74,6 +74,8 @@ def keep_from(positive: Tensor, cut: Tensor) -> Tensor:
 
     A comparison written as 0 and 1 and one multiplication: ``where`` and ``masked_fill`` take twenty times as long.
     """
+    if torch.compiler.is_compiling():
+        return torch.where(positive < cut, 0, positive)
     return torch.ge(positive, cut, out=torch.empty_like(positive)).mul_(positive)
 
 
