@@ -102,8 +102,10 @@ def pair_gradients(logits: Tensor, pairs: Tensor, sources: Sequence[Tensor], nam
             raise GradientReachError(f"the logits do not depend on layer(s) {unreached}: their maps would be all zero")
         if passes == 1:
             return [select_rows(gradient, rows) for gradient in found]
-        for target, gradient in zip(gathered, found, strict=True):
-            target[members] = gradient[rows]
+        # Row by row: an index on each side would copy everything twice.
+        for place, row in zip(members.tolist(), rows.tolist(), strict=True):
+            for target, gradient in zip(gathered, found, strict=True):
+                target[place].copy_(gradient[row])
     return gathered
 
 
@@ -116,7 +118,6 @@ def select_rows(values: Tensor, rows: Tensor) -> Tensor:
 
 def _empty_rows(source: Tensor, rows: int) -> Tensor:
     """Room for ``rows`` gradients like the source's rows, in its memory format."""
-    empty = torch.empty((rows, *source.shape[1:]), dtype=source.dtype, device=source.device)
-    if source.ndim == 4 and source.is_contiguous(memory_format=torch.channels_last):
-        empty = empty.to(memory_format=torch.channels_last)
-    return empty
+    last = source.ndim == 4 and source.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    return torch.empty((rows, *source.shape[1:]), dtype=source.dtype, device=source.device, memory_format=layout)
