@@ -1,182 +1,169 @@
 """Class activation maps against the bare pass, and against public packages (``pip install -e '.[bench]'``).
 
-``python -m benchmarks.cam [float32|bfloat16] [BACKBONE ...]``: random weights, batch 8 of 224 pixels, 1 thread. The
-floor ``bare`` is a forward and one backward pass to the outputs of all five stages, no graph before the first of them,
-same precision and memory format. Read: ``six x stages`` 1.10 means that the maps of six methods on five stages cost
-10 % on top of the pass they all share. Packages are called once per method, with all stages as its layers; our maps
-stay at the size of the layer, theirs are enlarged too. Times are of the processor, not of the clock on the wall.
+``python -m benchmarks.cam [ours|packages|memory ...] [resnet50|vgg16 ...]``: random weights, batch 8 of 224 pixels, 1
+thread. Times are of the processor, not of the clock on the wall, each as the median ratio of interleaved rounds.
+
+ours
+    In float32 and bfloat16, channels last. The floor ``bare`` is a forward and one backward pass to the outputs of all
+    five stages, no graph before the first of them, in the same precision and memory format: ``six x stages`` 1.10 means
+    that the maps of six methods on five stages cost 10 % on top of the pass they all share. ``3 classes`` is a forward
+    and three backward passes. ``batches as they come``: images with one to five classes, 60 / 26 / 10 / 4 % with one,
+    two, three and more, as in VOC, recorded eight at a time, against the same images sorted by their number of classes.
+packages
+    Each package called once per method with all stages as its layers, in float32 and the default memory format, its
+    maps enlarged; ours are six methods at the size of each layer. ``folded``: batch norms folded into convolutions.
+memory
+    Peak of resident memory (``VmHWM``) above what the process holds before, in a process of its own whose malloc gives
+    every large block back: a forward without a graph, and Grad-CAM of the last stage.
 """
 
+import gc
+import os
+import random
+import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from benchmarks.common import interleaved, ratio, show, spread
-from methods.activation import grad_cam, grad_cam_plus_plus, layer_cam, record, truncate, xgrad_cam
-from methods.activation.record import Record
-from methods.networks import build_classifier
+from benchmarks.common import interleaved, ratio, resident_bytes, show, spread
+from benchmarks.subject import BATCH, SEVERAL, SIDE, Methods, Subject
 
-BATCH, SIDE, CLASSES, SEVERAL = 8, 224, 20, 3
-REPETITIONS, PACKAGE_REPETITIONS = 3, 1
-METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "grad_cam": grad_cam,
-    "grad_cam_plus_plus": grad_cam_plus_plus,
-    "xgrad_cam": xgrad_cam,
-    "layer_cam": layer_cam,
-    "lt_grad_cam": lambda a, g: grad_cam(a, truncate(g, 20)),
-    "lt_layer_cam": lambda a, g: layer_cam(a, truncate(g, 20)),
-}
+REPETITIONS, PACKAGE_REPETITIONS = 5, 1
+SWEEP: Methods = tuple(("layer_cam", percentile) for percentile in range(0, 100, 10))
+MIX = {1: 39, 2: 16, 3: 6, 4: 2, 5: 1}
+"""Images by number of classes."""
 GRAD_CAM_PACKAGE = ("GradCAM", "GradCAMPlusPlus", "XGradCAM", "LayerCAM", "HiResCAM")
 TORCHCAM_PACKAGE = ("GradCAM", "GradCAMpp", "XGradCAM", "LayerCAM")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Calls = dict[str, tuple[Callable[[], object], list[str]]]
+"""Calls by name, each with the names of its floors."""
 
 
-class Subject:
-    """A network with its batch, and the passes over it that are timed."""
-
-    def __init__(self, backbone: str, dtype: torch.dtype) -> None:
-        torch.manual_seed(0)
-        network = build_classifier(backbone, CLASSES)
-        model = network.model.eval().requires_grad_(False).to(dtype)
-        self.model: nn.Module = model.to(memory_format=torch.channels_last)
-        self.layers = list(network.stages.values())
-        self.images = torch.rand(BATCH, 3, SIDE, SIDE, dtype=dtype).to(memory_format=torch.channels_last)
-        self.pairs = torch.tensor([[row, row % CLASSES] for row in range(BATCH)])
-        self.several = torch.tensor([[row, (row + k) % CLASSES] for row in range(BATCH) for k in range(SEVERAL)])
-
-    def forward(self) -> Tensor:
-        """The logits."""
-        with torch.no_grad():
-            logits: Tensor = self.model(self.images)
-        return logits
-
-    def bare(self, layers: Sequence[str], classes: int = 1) -> None:
-        """Forward, and a backward pass per class to what the layers return."""
-        kept: list[Tensor] = []
-
-        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-            kept.append(output if output.requires_grad else output.detach().requires_grad_())
-            return kept[-1]
-
-        handles = [self.model.get_submodule(layer).register_forward_hook(keep) for layer in layers]
-        try:
-            logits = self.model(self.images)
-        finally:
-            for handle in handles:
-                handle.remove()
-        for k in range(classes):
-            chosen = logits[torch.arange(BATCH), (self.pairs[:, 1] + k) % CLASSES].sum()
-            torch.autograd.grad(chosen, kept, retain_graph=k + 1 < classes)
-
-    def record(self, layers: Sequence[str], pairs: Tensor) -> Record:
-        """Our recording."""
-        return record(self.model, self.images, pairs, list(layers), allow_zero_gradients=True)
-
-    def maps(self, methods: Sequence[str], layers: Sequence[str], pairs: Tensor) -> None:
-        """Our recording and the maps of several methods on each layer."""
-        found = self.record(layers, pairs)
-        for layer in layers:
-            activations, gradients = found.paired(layer)
-            for method in methods:
-                METHODS[method](activations, gradients)
+def compare(title: str, calls: Calls, repetitions: int) -> None:
+    """Time calls in turn and print each against its floors."""
+    times = interleaved({name: call for name, (call, _) in calls.items()}, repetitions, time.process_time)
+    rows: list[list[object]] = []
+    for name, (_, floors) in calls.items():
+        took = times[name]
+        middle = 1e3 * sorted(took)[len(took) // 2]
+        rows += [[name, middle, floor, ratio(took, times[floor]), spread(took, times[floor])] for floor in floors]
+        rows += [] if floors else [[name, middle, "", "", ""]]
+    header = ["what", "ms of the processor", "floor", "ratio", "range"]
+    show(f"{title}, batch {BATCH} of {SIDE} pixels, 1 thread", header, rows)
 
 
-def ours(subject: Subject) -> list[list[object]]:
+def ours(backbone: str) -> None:
     """Our passes against their floors."""
-    layers, last = subject.layers, subject.layers[-1:]
-    times = interleaved(
-        {
-            "forward": subject.forward,
-            "bare, 5 stages": lambda: subject.bare(layers),
-            "bare, 5 stages, 3 classes": lambda: subject.bare(layers, SEVERAL),
-            "record": lambda: subject.record(layers, subject.pairs),
-            "six x stages": lambda: subject.maps(list(METHODS), layers, subject.pairs),
-            "four x stages": lambda: subject.maps(list(METHODS)[:4], layers, subject.pairs),
-            "Grad-CAM, last stage": lambda: subject.maps(["grad_cam"], last, subject.pairs),
-            "record, 3 classes": lambda: subject.record(layers, subject.several),
-        },
-        REPETITIONS,
-        time.process_time,
-    )
-    floors = {
-        "record": "bare, 5 stages",
-        "six x stages": "bare, 5 stages",
-        "four x stages": "bare, 5 stages",
-        "Grad-CAM, last stage": "forward",
-        "record, 3 classes": "bare, 5 stages, 3 classes",
+    counts = [count for count, images in MIX.items() for _ in range(images)]
+    mixed = random.Random(0).sample(counts, len(counts))
+    for name, precision in PRECISIONS.items():
+        subject = Subject(backbone, precision)
+        one, several = subject.pairs, subject.several
+        calls: Calls = {
+            "forward": (subject.forward, []),
+            "bare": (subject.bare, []),
+            "bare, 3 classes": (partial(subject.bare, SEVERAL), []),
+            "record": (partial(subject.record, one), ["bare"]),
+            "six x stages": (partial(subject.maps, one), ["bare"]),
+            "six x stages, compiled": (partial(subject.maps, one, compiled=True), ["bare"]),
+            "ten percentiles x stages": (partial(subject.maps, one, SWEEP), ["bare"]),
+            "Grad-CAM, last stage": (subject.last_stage, ["forward"]),
+            "record, 3 classes": (partial(subject.record, several), ["bare, 3 classes"]),
+            "six x stages, 3 classes, compiled": (
+                partial(subject.maps, several, compiled=True),
+                ["bare, 3 classes"],
+            ),
+        }
+        compare(f"{backbone}, {name}: ours", calls, REPETITIONS)
+    buckets: Calls = {
+        "batches sorted by number of classes": (partial(subject.batches, counts), []),
+        "batches as they come": (partial(subject.batches, mixed), ["batches sorted by number of classes"]),
     }
-    return [_row(name, times[name], floor, times[floor]) for name, floor in floors.items()]
+    compare(f"{backbone}, {name}: {len(counts)} images with 1 to 5 classes", buckets, PACKAGE_REPETITIONS)
 
 
-def costs(subject: Subject) -> list[list[object]]:
-    """What each method adds on each stage, as a part of the bare pass."""
-    found = subject.record(subject.layers, subject.pairs)
-
-    def all_stages(method: str) -> Callable[[], object]:
-        return lambda: [METHODS[method](*found.paired(layer)) for layer in subject.layers]
-
-    calls: dict[str, Callable[[], object]] = {"bare, 5 stages": lambda: subject.bare(subject.layers)}
-    calls |= {method: all_stages(method) for method in METHODS}
-    times = interleaved(calls, REPETITIONS, time.process_time)
-    return [_row(method, times[method], "bare, 5 stages", times["bare, 5 stages"]) for method in METHODS]
-
-
-def packages(subject: Subject) -> list[list[object]]:
+def packages(backbone: str) -> None:
     """Public packages called once for each of several methods, against our six."""
+    theirs = Subject(backbone, torch.float32, last=False)
+    own = {
+        "ours, float32": Subject(backbone, torch.float32),
+        "ours, float32, folded": Subject(backbone, torch.float32, folded=True),
+        "ours, bfloat16": Subject(backbone, torch.bfloat16),
+    }
+    if backbone == "vgg16":
+        del own["ours, float32, folded"]
+    calls: Calls = {name: (partial(one.maps, one.pairs, compiled=True), []) for name, one in own.items()}
+    # As their users have it; a frozen network has no graph for them. Ours freezes it for the length of a call.
+    theirs.model.requires_grad_(True)
+    calls["grad-cam, 5 methods"] = (partial(call_grad_cam, theirs), list(own))
+    calls["torchcam, 4 methods"] = (partial(call_torchcam, theirs), list(own))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compare(f"{backbone}: packages", calls, PACKAGE_REPETITIONS)
+
+
+def call_grad_cam(subject: Subject) -> None:
+    """The package grad-cam, once per method."""
     import pytorch_grad_cam
-    import torchcam.methods
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     targets = [ClassifierOutputTarget(k) for k in subject.pairs[:, 1].tolist()]
-    # As their users have it; a frozen network has no graph for them. Ours freezes it for the length of a call.
-    subject.model.requires_grad_(True)
     modules = [subject.model.get_submodule(layer) for layer in subject.layers]
-
-    def grad_cam_package() -> None:
-        for method in GRAD_CAM_PACKAGE:
-            with getattr(pytorch_grad_cam, method)(model=subject.model, target_layers=modules) as made:
-                made(input_tensor=subject.images, targets=targets)
-
-    def torchcam_package() -> None:
-        for method in TORCHCAM_PACKAGE:
-            images = subject.images.clone().requires_grad_()
-            with getattr(torchcam.methods, method)(subject.model, target_layer=subject.layers) as made:
-                made(subject.pairs[:, 1].tolist(), subject.model(images))
-
-    floor = "six x stages (ours)"
-    times = interleaved(
-        {
-            floor: lambda: subject.maps(list(METHODS), subject.layers, subject.pairs),
-            "grad-cam, 5 methods": grad_cam_package,
-            "torchcam, 4 methods": torchcam_package,
-        },
-        PACKAGE_REPETITIONS,
-        time.process_time,
-    )
-    return [_row(name, took, floor, times[floor]) for name, took in times.items() if name != floor]
+    for method in GRAD_CAM_PACKAGE:
+        with getattr(pytorch_grad_cam, method)(model=subject.model, target_layers=modules) as made:
+            made(input_tensor=subject.images, targets=targets)
 
 
-def _row(name: str, took: list[float], floor: str, base: list[float]) -> list[object]:
-    return [name, 1e3 * sorted(took)[len(took) // 2], floor, ratio(took, base), spread(took, base)]
+def call_torchcam(subject: Subject) -> None:
+    """The package torchcam, once per method."""
+    import torchcam.methods
+
+    for method in TORCHCAM_PACKAGE:
+        images = subject.images.clone().requires_grad_()
+        with getattr(torchcam.methods, method)(subject.model, target_layer=subject.layers) as made:
+            made(subject.pairs[:, 1].tolist(), subject.model(images))
 
 
-def main(precision: str = "float32", *backbones: str) -> None:
+def memory(backbone: str) -> None:
+    """Peaks of memory, measured in a process of their own."""
+    # Above 64 KiB, malloc then maps every block of its own and gives it back, so that peaks show in resident memory.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "benchmarks.cam", "_peaks", backbone], env=environment, check=True)
+
+
+def _peaks(backbone: str) -> None:
+    for name, precision in PRECISIONS.items():
+        subject = Subject(backbone, precision)
+        floor, took = ([_peak(call) for _ in range(3)][-1] for call in (subject.forward, subject.last_stage))
+        rows: list[list[object]] = [["Grad-CAM, last stage", took / 2**20, floor / 2**20, took / floor]]
+        show(f"{backbone}, {name}: peak memory", ["what", "MiB", "forward MiB", "ratio"], rows)
+
+
+def _peak(call: Callable[[], object]) -> int:
+    """Bytes that a call adds to resident memory at its peak (Linux)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_bytes()
+    call()
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 - before
+
+
+def main(*words: str) -> None:
     """Measure and print."""
     torch.set_num_threads(1)
-    header = ["what", "ms a batch", "floor", "ratio", "range"]
-    for backbone in backbones or ("resnet50", "vgg16"):
-        subject = Subject(backbone, getattr(torch, precision))
-        setting = f"{backbone}, {precision}, batch {BATCH} of {SIDE} pixels, 1 thread"
-        show(f"{setting}: ours", header, ours(subject))
-        show(f"{setting}: maps alone, 5 stages", header, costs(subject))
-        if precision == "float32":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                show(f"{setting}: packages", header, packages(subject))
+    sections = {"ours": ours, "packages": packages, "memory": memory, "_peaks": _peaks}
+    unknown = [word for word in words if word not in sections and word not in ("resnet50", "vgg16")]
+    if unknown:
+        raise SystemExit(f"expected {list(sections)[:3]}, resnet50 or vgg16, got {unknown}")
+    for backbone in [word for word in words if word not in sections] or ("resnet50", "vgg16"):
+        for section in [word for word in words if word in sections] or list(sections)[:3]:
+            sections[section](backbone)
 
 
 if __name__ == "__main__":

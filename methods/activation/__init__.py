@@ -24,6 +24,7 @@ from methods.activation.grad_cam import grad_cam
 from methods.activation.grad_cam_plus_plus import grad_cam_plus_plus
 from methods.activation.is_cam import is_cam
 from methods.activation.layer_cam import layer_cam
+from methods.activation.layer_maps import GradientMethod
 from methods.activation.record import Record, record
 from methods.activation.score_cam import score_cam
 from methods.activation.smooth_grad_cam_plus_plus import smooth_grad_cam_plus_plus
@@ -34,6 +35,7 @@ from methods.activation.xgrad_cam import xgrad_cam
 
 __all__ = [
     "FullGradients",
+    "GradientMethod",
     "GradientReachError",
     "LayerCallError",
     "LayerOutputError",
