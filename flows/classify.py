@@ -15,8 +15,8 @@ from storage import keys
 from storage.models import is_saved
 from storage.stages import FACTS, stage_key
 from tasks.classify import fit_classifier, is_multi_label
+from tasks.features import FeatureWork
 from tasks.network import new_network, save_network
-from tasks.propose import FeatureWork
 from tasks.state import State
 
 

@@ -5,8 +5,10 @@ from prefect import flow
 from flows.pool import run_work
 from storage import keys
 from storage.models import describe, weights_digest
-from tasks.network import load_network
-from tasks.propose import ProposeWork, begin_proposal, map_grid
+from tasks.images import probe_images
+from tasks.maps import layers_of, map_grid
+from tasks.network import as_computed, inference_network, load_network
+from tasks.propose import ProposeWork, begin_proposal
 from tasks.state import State
 
 
@@ -30,12 +32,15 @@ def propose_flow(state: State) -> None:
     run = state.run
     if state.model is None:
         raise RuntimeError("expected a classifier; the classify step comes first")
-    weights = weights_digest(state.model)
-    network = load_network(state.model, weights, state.device)
+    weights, runtime, size = weights_digest(state.model), run.config.runtime, run.config.classifier.input_size
+    trained = load_network(state.model, weights, state.device)
+    probe = probe_images(size, state.device)
+    keep = {layer for one, _ in state.proposals for layer in layers_of(trained, one)}
+    network = inference_network(trained, runtime, probe, keep)
     for one, folder in state.proposals:
         if not folder.exists:
             basis = keys.proposal_basis(run.config, one, state.index, weights)
-            grid = map_grid(network, list(one.layers), run.config.classifier.input_size, state.device)
+            grid = map_grid(network, one, as_computed(probe, runtime))
             begin_proposal(folder, basis, state.index, state.index_stage, grid)
     work = ProposeWork(
         run.config,

@@ -72,6 +72,11 @@ def to_input(images: Tensor, normalise: Normalise, device: torch.device) -> Tens
     return (images / normalise.scale - mean) / std
 
 
+def probe_images(size: int, device: torch.device) -> Tensor:
+    """Two images of noise, float32 (2, 3, size, size), always the same: to ask a network how it is built."""
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+
+
 def pick_device(wish: str) -> torch.device:
     """The device a run computes on.
 

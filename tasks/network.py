@@ -1,13 +1,17 @@
 """The classifier of a run: built, loaded once per process, and described beside its weights."""
 
+import copy
+from collections.abc import Collection
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from configs.schema import Classifier
-from methods.networks import ClassifierNetwork, build_classifier, load_backbone, load_classifier
+from configs.schema import Classifier, Runtime
+from methods.networks import ClassifierNetwork, build_classifier, fold_batch_norms, load_backbone, load_classifier
 from storage.commits import CommitLog
 from storage.files import canonical_json, file_digest, write_bytes_atomic
 from storage.models import DESCRIPTION, UNIT, WEIGHTS, describe
@@ -47,3 +51,33 @@ def load_network(folder: Path, weights: str, device: torch.device) -> Classifier
     load_classifier(network, load_state(path), str(path))
     network.model.eval().requires_grad_(False).to(device)
     return network
+
+
+def as_computed(images: Tensor, runtime: Runtime) -> Tensor:
+    """Network input in the number format and memory layout of a run."""
+    layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
+    return images.to(getattr(torch, runtime.precision), memory_format=layout)
+
+
+def inference_network(
+    network: ClassifierNetwork, runtime: Runtime, probe: Tensor, keep: Collection[str] = ()
+) -> ClassifierNetwork:
+    """A copy of a network as a run computes it: batch norms folded, number format, memory layout.
+
+    Parameters
+    ----------
+    network
+        A finished classifier in evaluation mode, float32. It stays as it is.
+    runtime
+        Says what to do.
+    probe
+        Images ``[B, 3, H, W]`` float32 to try folding on.
+    keep
+        Names of modules that folding must leave alone, because their outputs are looked at.
+    """
+    model = copy.deepcopy(network.model)
+    if runtime.fold_batch_norm:
+        fold_batch_norms(model, probe, keep=keep)
+    model.requires_grad_(False)
+    layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
+    return replace(network, model=model.to(getattr(torch, runtime.precision)).to(memory_format=layout))

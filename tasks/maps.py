@@ -1,0 +1,159 @@
+"""Maps of a run's proposals for one batch: which share a recording, which need passes of their own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from configs.proposals import (
+    ClassMapProposal,
+    FullGradProposal,
+    GradientProposal,
+    PerturbationProposal,
+    Proposal,
+    SampledProposal,
+    SmoothProposal,
+)
+from methods.activation import (
+    Recipe,
+    Record,
+    ablation_cam,
+    class_activation_map,
+    full_grad,
+    fuse,
+    is_cam,
+    record,
+    score_cam,
+    smooth_grad_cam_plus_plus,
+    soft_maps,
+    ss_cam,
+)
+from methods.networks import ClassifierNetwork, pooled_features, resolve_layers
+
+LAST_STAGE = "S5"
+Own = FullGradProposal | SmoothProposal | PerturbationProposal | SampledProposal
+
+
+def layers_of(network: ClassifierNetwork, proposal: Proposal) -> list[str]:
+    """Module names of the layers that a proposal looks at; none where it looks at all of them."""
+    if isinstance(proposal, FullGradProposal):
+        return []
+    return resolve_layers(network, [LAST_STAGE] if isinstance(proposal, ClassMapProposal) else proposal.layers)
+
+
+def map_grid(network: ClassifierNetwork, proposal: Proposal, images: Tensor) -> tuple[int, int]:
+    """Size of a proposal's maps for images like these: that of its largest layer, or the image's own.
+
+    Raises
+    ------
+    ValueError
+        A layer the network does not have, or CAM on a network whose head is not linear on the mean of its last stage.
+    """
+    layers = layers_of(network, proposal)
+    if not layers:
+        return images.shape[2], images.shape[3]
+    pairs = torch.tensor([[0, 0]])
+    seen = record(network.model, images[:1], pairs, layers, allow_zero_gradients=True).activations
+    if isinstance(proposal, ClassMapProposal):
+        _require_pooled_head(network, images[:1], seen[layers[0]])
+    height, width = max((tuple(a.shape[-2:]) for a in seen.values()), key=lambda size: size[0] * size[1])
+    return height, width
+
+
+def _require_pooled_head(network: ClassifierNetwork, images: Tensor, last: Tensor) -> None:
+    pooled, mean = pooled_features(network, images).float(), last.float().mean((2, 3))
+    scale = mean.abs().max().clamp(min=1e-6)
+    if pooled.shape != mean.shape or float((pooled - mean).abs().max() / scale) > 0.02:
+        raise ValueError(
+            f"proposals: cam: expected a linear head on the average of {LAST_STAGE}, {network.backbone} computes more "
+            "in between: use grad_cam, or a backbone with head: gap"
+        )
+
+
+@dataclass(frozen=True)
+class MapMaker:
+    """Makes the maps of several proposals; ``compiled`` as in :func:`methods.activation.soft_maps`."""
+
+    network: ClassifierNetwork
+    compiled: bool = False
+
+    def __call__(self, images: Tensor, pairs: Tensor, proposals: Sequence[Proposal]) -> tuple[Tensor, list[Tensor]]:
+        """Logits ``[B, K]`` of the images, and the maps ``[P, h, w]`` float32 of each proposal.
+
+        Every gradient CAM and CAM comes from one recording; each other method pays for its own passes.
+        """
+        shared = [one for one in proposals if isinstance(one, GradientProposal | ClassMapProposal)]
+        layers = sorted({layer for one in shared for layer in layers_of(self.network, one)})
+        # A gradient that is zero everywhere says something about the image (a constant map): it is no fault here.
+        seen = record(
+            self.network.model,
+            images,
+            pairs,
+            layers or layers_of(self.network, ClassMapProposal(method="cam")),
+            allow_zero_gradients=True,
+        )
+        if not len(pairs):
+            return seen.logits, []
+        recipes = {one.title: self._recipe(one) for one in shared if isinstance(one, GradientProposal)}
+        made = dict(zip(recipes, soft_maps(seen, list(recipes.values()), compiled=self.compiled), strict=True))
+        maps = []
+        for one in proposals:
+            match one:
+                case GradientProposal():
+                    maps.append(made[one.title])
+                case ClassMapProposal():
+                    maps.append(self._class_maps(one, seen))
+                case _:
+                    maps.append(self._own(one, images, pairs))
+        return seen.logits, [one.to(torch.float32) for one in maps]
+
+    def _recipe(self, one: GradientProposal) -> Recipe:
+        layers = tuple(layers_of(self.network, one))
+        return Recipe(one.method, layers, one.truncation, one.population, one.fuse)
+
+    def _class_maps(self, one: ClassMapProposal, seen: Record) -> Tensor:
+        head = self.network.model.get_submodule(self.network.head)
+        if not isinstance(head, nn.Linear):
+            raise TypeError(f"expected a linear head in {self.network.backbone}, found {type(head).__name__}")
+        activations, _ = seen.paired(layers_of(self.network, one)[0])
+        weights = head.weight.detach()[seen.pairs[:, 1].to(head.weight.device)]
+        return class_activation_map(activations, weights, rectify=one.rectify)
+
+    def _own(self, one: Own, images: Tensor, pairs: Tensor) -> Tensor:
+        if isinstance(one, FullGradProposal):
+            return full_grad(self.network.model, images, pairs, one.truncation)
+        maps = [self._layer(one, images, pairs, layer) for layer in layers_of(self.network, one)]
+        if len(maps) == 1 and one.fuse == "sum":
+            return maps[0]
+        height, width = max((tuple(m.shape[-2:]) for m in maps), key=lambda size: size[0] * size[1])
+        return fuse(maps, (height, width), one.fuse)
+
+    def _layer(
+        self, one: SmoothProposal | PerturbationProposal | SampledProposal, images: Tensor, pairs: Tensor, layer: str
+    ) -> Tensor:
+        model, batch = self.network.model, max(16, len(images))
+        match one.method:
+            case "smooth_grad_cam_plus_plus":
+                noises = _noises(images, one.samples, one.sigma, one.seed)
+                return smooth_grad_cam_plus_plus(model, images, pairs, layer, noises)
+            case "score_cam":
+                return score_cam(model, images, pairs, layer, max_maps=one.max_maps, batch=batch)
+            case "ablation_cam":
+                return ablation_cam(model, images, pairs, layer, max_maps=one.max_maps, batch=batch)
+            case "ss_cam":
+                samples = one.samples or 35
+                return ss_cam(
+                    model, images, pairs, layer, samples=samples, seed=one.seed, max_maps=one.max_maps, batch=batch
+                )
+            case "is_cam":
+                return is_cam(
+                    model, images, pairs, layer, samples=one.samples or 10, max_maps=one.max_maps, batch=batch
+                )
+
+
+def _noises(images: Tensor, samples: int, sigma: float, seed: int) -> Tensor:
+    """Noise ``[S, B, 3, H, W]``, the same for every image: a map must not depend on what else is in its batch."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = sigma * torch.randn(samples, 1, *images.shape[1:], generator=generator)
+    return noise.to(images).expand(samples, *images.shape)
