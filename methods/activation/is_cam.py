@@ -1,10 +1,12 @@
 """IS-CAM: Score-CAM with masked images of growing strength, averaged."""
 
-from collections.abc import Iterator
+from itertools import accumulate
 
+import torch
 from torch import Tensor, nn
 
-from methods.activation.perturbation import Masks, Score, identity, masked_batches, masked_cam
+from methods.activation.observe import Score, identity
+from methods.activation.perturbation import Change, Masks, masked_cam
 
 
 def is_cam(
@@ -19,6 +21,7 @@ def is_cam(
     score: Score = identity,
     max_maps: int | None = None,
     batch: int = 16,
+    precision: torch.dtype | None = None,
 ) -> Tensor:
     r"""Map of each pair from the mean scores of masked images scaled step by step.
 
@@ -27,7 +30,7 @@ def is_cam(
 
     Parameters
     ----------
-    model, images, pairs, layer, rectify, masks, score, max_maps, batch
+    model, images, pairs, layer, rectify, masks, score, max_maps, batch, precision
         As in :func:`methods.activation.score_cam`.
     samples
         N. The steps are summed up, as published: the last image is scaled by (N + 1) / 2 and not by 1.
@@ -42,7 +45,7 @@ def is_cam(
     RecordingError
         As ``record``, less what concerns gradients.
     ValueError
-        ``samples``, ``max_maps`` or ``batch`` below 1, or unknown ``masks``.
+        ``samples`` below 1, and as ``score_cam``.
 
     References
     ----------
@@ -50,18 +53,27 @@ def is_cam(
 
     Examples
     --------
-    >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     >>> is_cam(net, torch.rand(1, 3, 8, 8), torch.tensor([[0, 0], [0, 1]]), "1", samples=3).shape
     torch.Size([2, 6, 6])
     """
     if samples < 1:
         raise ValueError(f"expected samples >= 1, got {samples}")
+    factors = accumulate(step / samples for step in range(1, samples + 1))
+    return masked_cam(
+        model,
+        images,
+        pairs,
+        layer,
+        [_times(factor) for factor in factors],
+        masks=masks,
+        score=score,
+        max_maps=max_maps,
+        rectify=rectify,
+        batch=batch,
+        precision=precision,
+    )
 
-    def stronger(row: int, features: Tensor, _channels: Tensor) -> Iterator[Iterator[Tensor]]:
-        factor = 0.0
-        for step in range(1, samples + 1):
-            factor += step / samples
-            yield masked_batches(factor * images[row], features, masks, batch)
 
-    return masked_cam(model, images, pairs, layer, stronger, score=score, max_maps=max_maps, rectify=rectify)
+def _times(factor: float) -> Change:
+    return lambda masks, _rows, _channels: factor * masks

@@ -1,11 +1,10 @@
 """SS-CAM: Score-CAM with noise on the masks, averaged."""
 
-from collections.abc import Callable, Iterator
-
 import torch
 from torch import Tensor, nn
 
-from methods.activation.perturbation import Masks, Score, identity, masked_batches, masked_cam
+from methods.activation.observe import Score, identity
+from methods.activation.perturbation import Change, Masks, masked_cam
 
 
 def ss_cam(
@@ -23,6 +22,7 @@ def ss_cam(
     score: Score = identity,
     max_maps: int | None = None,
     batch: int = 16,
+    precision: torch.dtype | None = None,
 ) -> Tensor:
     r"""Map of each pair from the mean scores of images under noisy masks.
 
@@ -32,12 +32,13 @@ def ss_cam(
 
     Parameters
     ----------
-    model, images, pairs, layer, rectify, masks, score, max_maps, batch
+    model, images, pairs, layer, rectify, masks, score, max_maps, batch, precision
         As in :func:`methods.activation.score_cam`.
     samples, sigma
         N and the standard deviation of the noise, independent per sample, mask and pixel.
     seed
-        Start of the noise, the same for every image, so that a map depends neither on the batch nor on other images.
+        Start of the noise. That of a sample and channel is the same for every image and drawn on the CPU, so that a
+        map depends neither on the batch, nor on other images, nor on the device, nor on which other channels are used.
     noises
         ``[N, B, C, H, W]``, already scaled, in place of drawn noise: ``samples``, ``sigma`` and ``seed`` are then
         unused.
@@ -52,8 +53,7 @@ def ss_cam(
     RecordingError
         As ``record``, less what concerns gradients.
     ValueError
-        ``samples``, ``max_maps`` or ``batch`` below 1, or noises that do not fit images and layer; and a negative
-        ``sigma``.
+        ``samples`` below 1, a negative ``sigma``, noises that do not fit images and layer, and as ``score_cam``.
 
     References
     ----------
@@ -66,14 +66,20 @@ def ss_cam(
     torch.Size([2, 6, 6])
     """
     _check(images, samples, sigma, noises)
-
-    def noisy(row: int, features: Tensor, channels: Tensor) -> Iterator[Iterator[Tensor]]:
-        generator = torch.Generator().manual_seed(seed)
-        for sample in range(samples if noises is None else len(noises)):
-            adjust = _drawn(sigma, generator) if noises is None else _given(noises[sample, row], channels)
-            yield masked_batches(images[row], features, masks, batch, adjust)
-
-    return masked_cam(model, images, pairs, layer, noisy, score=score, max_maps=max_maps, rectify=rectify)
+    changes = _drawn(samples, sigma, seed) if noises is None else [_given(noise) for noise in noises]
+    return masked_cam(
+        model,
+        images,
+        pairs,
+        layer,
+        changes,
+        masks=masks,
+        score=score,
+        max_maps=max_maps,
+        rectify=rectify,
+        batch=batch,
+        precision=precision,
+    )
 
 
 def _check(images: Tensor, samples: int, sigma: float, noises: Tensor | None) -> None:
@@ -88,22 +94,30 @@ def _check(images: Tensor, samples: int, sigma: float, noises: Tensor | None) ->
         )
 
 
-def _drawn(sigma: float, generator: torch.Generator) -> Callable[[Tensor, int], Tensor]:
-    """Noise drawn mask by mask, on the CPU: the same whatever the batch and the device."""
+def _drawn(samples: int, sigma: float, seed: int) -> list[Change]:
+    """A change per sample. Each channel's noise has a seed of its own: a batch may be repeated in parts."""
+    seeds = torch.randint(2**62, (samples,), generator=torch.Generator().manual_seed(seed))
 
-    def adjust(mask: Tensor, _start: int) -> Tensor:
-        noise = torch.stack([torch.randn(mask.shape[1:], generator=generator) for _ in mask])
-        return mask + sigma * noise.to(mask)
+    def noisy(start: int) -> Change:
+        def change(masks: Tensor, _rows: Tensor, channels: Tensor) -> Tensor:
+            drawn: dict[int, Tensor] = {}
+            for channel in channels.tolist():
+                if channel not in drawn:
+                    generator = torch.Generator().manual_seed(start + channel)
+                    drawn[channel] = torch.randn(masks.shape[1:], generator=generator).to(masks)
+            return masks + sigma * torch.stack([drawn[channel] for channel in channels.tolist()])
 
-    return adjust
+        return change
+
+    return [noisy(start) for start in seeds.tolist()]
 
 
-def _given(noise: Tensor, channels: Tensor) -> Callable[[Tensor, int], Tensor]:
-    """Noise of one sample and image, ``[C, H, W]``, for the channels in use."""
-    if len(noise) <= int(channels.max()):
-        raise ValueError(f"expected noises for every channel of the layer, got {len(noise)}")
+def _given(noise: Tensor) -> Change:
+    """The noise of one sample, ``[B, C, H, W]``."""
 
-    def adjust(mask: Tensor, start: int) -> Tensor:
-        return mask + noise[channels[start : start + len(mask)].to(noise.device)].to(mask)
+    def change(masks: Tensor, rows: Tensor, channels: Tensor) -> Tensor:
+        if noise.shape[1] <= int(channels.max()):
+            raise ValueError(f"expected noises for every channel of the layer, got {noise.shape[1]}")
+        return masks + noise[rows.to(noise.device), channels.to(noise.device)].to(masks)
 
-    return adjust
+    return change

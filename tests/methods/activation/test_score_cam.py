@@ -6,7 +6,7 @@ from torch import nn
 
 from methods.activation import PairError, UnknownLayerError, fuse, score_cam
 from methods.activation.frozen import frozen
-from methods.activation.perturbation import masked_batches, score_batches
+from methods.activation.perturbation import channel_scores
 
 LAYERS = {"S4": "features.11", "S5": "features.14"}
 PAIRS = torch.tensor([[1, 1], [0, 4], [1, 0]])
@@ -27,10 +27,14 @@ class TestScoreCam:
     def test_golden_weights(self, cam_case, stage: str) -> None:
         expected = cam_case.arrays[f"pgc_ScoreCAM_weights_{stage}"]
         features = cam_case.at(stage)[0]
-        for place, (row, class_) in enumerate(cam_case.pairs.tolist()):
-            with torch.no_grad(), frozen(cam_case.model):
-                batches = masked_batches(cam_case.images[row], features[place], "enlarged_first", 5)
-                weights = score_batches(cam_case.model, batches)[:, class_].softmax(0)
+        rows, classes = cam_case.pairs.unbind(1)
+        channels = torch.arange(features.shape[1]).expand(len(rows), -1)
+        with torch.no_grad(), frozen(cam_case.model):
+            scores = channel_scores(
+                cam_case.model, cam_case.images, features, rows, channels, masks="enlarged_first", batch=5
+            )
+        for place, class_ in enumerate(classes.tolist()):
+            weights = scores[:, place, class_].softmax(0)
             torch.testing.assert_close(weights, expected[place], rtol=0, atol=1e-4)
 
     def test_golden_normalised_first(self, cam_case, close: Callable[..., None]) -> None:
@@ -54,7 +58,7 @@ class TestScoreCam:
         plain = small_net.eval()[:4](images)[PAIRS[:, 0]].mean(1)
         torch.testing.assert_close(flat, plain.detach().relu())
 
-    @pytest.mark.parametrize("options", [{"batch": 0}, {"max_maps": 0}, {"masks": "soft"}])
+    @pytest.mark.parametrize("options", [{"batch": 0}, {"max_maps": 0}, {"masks": "soft"}, {"precision": torch.int8}])
     def test_refuses_options(self, small_net: nn.Module, options: dict) -> None:
         with pytest.raises(ValueError, match="expected"):
             score_cam(small_net, torch.rand(2, 3, 8, 8), PAIRS, "3", **options)

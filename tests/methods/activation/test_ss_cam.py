@@ -44,6 +44,40 @@ class TestSsCam:
         small_batches = ss_cam(small_net, images, pairs, "3", noises=noises, max_maps=2, batch=1)
         torch.testing.assert_close(whole, small_batches)
 
+    def test_noise_of_a_channel_does_not_depend_on_the_others(self, small_net: nn.Module) -> None:
+        seen: list[torch.Tensor] = []
+
+        def score(logits: torch.Tensor) -> torch.Tensor:
+            seen.append(logits)
+            return logits
+
+        images, pairs = torch.rand(1, 3, 8, 8), torch.tensor([[0, 2]])
+        for max_maps in (None, 2):
+            ss_cam(small_net, images, pairs, "3", samples=1, max_maps=max_maps, score=score)
+        _clean, everything, _clean, strongest = seen
+        kept = [row for row in everything if any(torch.allclose(row, other) for other in strongest)]
+        assert len(everything) == 4
+        assert len(kept) == len(strongest) == 2
+
+    def test_noise_has_the_asked_moments(self) -> None:
+        seen: list[torch.Tensor] = []
+
+        class Watch(nn.Module):
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                seen.append(images)
+                return images.mean((2, 3))
+
+        model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Identity(), Watch(), nn.Linear(8, 2))
+        masked: list[torch.Tensor] = []
+        model.register_forward_pre_hook(lambda _module, inputs: masked.append(inputs[0]))
+        ss_cam(model, torch.ones(1, 3, 40, 40), torch.tensor([[0, 1]]), "1", samples=5, sigma=2.0)
+        noise = torch.cat(masked[1:])[:, 0]  # The masks of constant maps are zero, and so only noise is left.
+        assert noise.shape == (40, 40, 40)
+        assert abs(float(noise.mean())) < 0.05
+        assert abs(float(noise.std()) - 2) < 0.05
+        products = torch.corrcoef(noise.flatten(1)) - torch.eye(40)
+        assert float(products.abs().max()) < 0.15
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
