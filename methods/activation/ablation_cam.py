@@ -1,13 +1,13 @@
 """Ablation-CAM: a channel weighs as much as the class loses when the channel is set to zero."""
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
+from methods.activation.from_layer import Route, find_route
+from methods.activation.halving import halving
 from methods.activation.inputs import at_least_float32
+from methods.activation.observe import Score, identity
 from methods.activation.perturbation import weighted_channel_maps
-from methods.activation.taps import replaced
 
 
 def ablation_cam(
@@ -17,6 +17,7 @@ def ablation_cam(
     layer: str,
     *,
     rectify: bool = True,
+    score: Score = identity,
     max_maps: int | None = None,
     batch: int = 16,
 ) -> Tensor:
@@ -26,8 +27,11 @@ def ablation_cam(
 
     Parameters
     ----------
-    model, images, pairs, layer, rectify, max_maps, batch
+    model, images, pairs, layer, rectify, score, max_maps
         As in :func:`methods.activation.score_cam`. Channels are always ablated to zero.
+    batch
+        Most images that the network may hold at a time, which bounds the memory. Behind the layer, where outputs are
+        smaller than the largest one of the network, accordingly more rows run at once.
 
     Returns
     -------
@@ -40,6 +44,14 @@ def ablation_cam(
         As ``record``, less what concerns gradients.
     ValueError
         ``max_maps`` or ``batch`` below 1.
+    OneRowMemoryError
+        One image alone does not fit into memory.
+
+    Notes
+    -----
+    What comes before the layer runs once per batch of channels and not once per channel, wherever the network allows
+    it: see :func:`methods.activation.from_layer.find_route`. There is no reduced precision: a channel's loss is a small
+    difference of two large numbers.
 
     References
     ----------
@@ -55,10 +67,15 @@ def ablation_cam(
     if batch < 1:
         raise ValueError(f"expected a batch of at least 1, got {batch}")
 
-    def weigh(row: int, _used: Tensor, channels: Tensor, logits: Tensor) -> Tensor:
-        return relative_losses(model, images[row], layer, channels, logits, batch)
+    def weigh(_features: Tensor, rows: Tensor, channels: Tensor, scores: Tensor) -> Tensor:
+        # How a network is built does not depend on the image: one trial serves the batch.
+        route = find_route(model, images[int(rows[0])], layer, batch)
+        losses = [
+            _losses(route, images[row], channels[place], scores[row], score) for place, row in enumerate(rows.tolist())
+        ]
+        return torch.stack(losses, 1)
 
-    return weighted_channel_maps(model, images, pairs, layer, weigh, max_maps=max_maps, rectify=rectify)
+    return weighted_channel_maps(model, images, pairs, layer, weigh, score=score, max_maps=max_maps, rectify=rectify)
 
 
 def relative_losses(
@@ -68,17 +85,19 @@ def relative_losses(
 
     The caller holds the network in evaluation mode and without gradients.
     """
-    parts = []
-    for start in range(0, len(channels), batch):
-        ablated = channels[start : start + batch]
-        with replaced(model, layer, partial(_without, channels=ablated)):
-            parts.append(at_least_float32(model(image.repeat(len(ablated), 1, 1, 1))))
-    whole = at_least_float32(logits)
+    return _losses(find_route(model, image, layer, batch), image, channels, logits, identity)
+
+
+def _losses(route: Route, image: Tensor, channels: Tensor, scores: Tensor, score: Score) -> Tensor:
+    def ablated(part: slice) -> Tensor:
+        these = channels[part]
+
+        def change(output: Tensor) -> Tensor:
+            output[torch.arange(len(these), device=output.device), these] = 0
+            return output
+
+        return at_least_float32(score(route(image, len(these), change)))
+
+    whole = at_least_float32(scores)
+    parts, _ = halving(ablated, len(channels), route.rows)
     return (whole - torch.cat(parts)) / torch.where(whole == 0, 1, whole)
-
-
-def _without(output: Tensor, channels: Tensor) -> Tensor:
-    """A copy ``[N, C, h, w]`` whose row n has channel ``channels[n]`` at zero."""
-    output = output.clone()
-    output[torch.arange(len(channels), device=output.device), channels] = 0
-    return output

@@ -78,6 +78,38 @@ class TestAblationCam:
             thread.join()
         assert wrong == []
 
+    @pytest.mark.parametrize("batch", [1, 3, 100])
+    def test_batch_changes_nothing(self, small_net: nn.Module, batch: int) -> None:
+        images = torch.rand(2, 3, 8, 8)
+        found = ablation_cam(small_net, images, PAIRS, "3", batch=batch)
+        torch.testing.assert_close(found, ablation_cam(small_net, images, PAIRS, "3"))
+
+    def test_score_is_a_parameter(self, small_net: nn.Module) -> None:
+        images, pairs = torch.rand(2, 3, 8, 8), torch.tensor([[0, 1], [1, 0]])
+        plain = ablation_cam(small_net, images, torch.tensor([[0, 4], [1, 3]]), "3")
+        found = ablation_cam(small_net, images, pairs, "3", score=lambda logits: logits[:, 3:])
+        torch.testing.assert_close(found, plain)
+
+    def test_what_comes_before_the_layer_runs_for_few_images(self, small_net: nn.Module) -> None:
+        rows: list[int] = []
+        small_net[0].register_forward_pre_hook(lambda _module, inputs: rows.append(len(inputs[0])))
+        ablation_cam(small_net, torch.rand(2, 3, 8, 8), PAIRS, "4", batch=3)
+        # The clean pass of both images; three passes of the trial; one for the six channels of each image, whose
+        # maps are less than half as large as the largest ones.
+        assert rows == [2, 1, 1, 1, 1, 1]
+
+    def test_out_of_memory_halves_the_batch(self, small_net: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
+        images = torch.rand(2, 3, 8, 8)
+        expected = ablation_cam(small_net, images, PAIRS, "4")
+
+        def full(_module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+            if len(inputs[0]) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        small_net[7].register_forward_pre_hook(full)
+        torch.testing.assert_close(ablation_cam(small_net, images, PAIRS, "4"), expected)
+        assert "batch of 6, going on with 3" in caplog.text
+
     @pytest.mark.parametrize("options", [{"batch": 0}, {"max_maps": 0}])
     def test_refuses_options(self, small_net: nn.Module, options: dict) -> None:
         with pytest.raises(ValueError, match="of at least 1, got 0"):
