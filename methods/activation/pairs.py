@@ -106,6 +106,8 @@ def pair_gradients(logits: Tensor, pairs: Tensor, sources: Sequence[Tensor], nam
         for place, row in zip(members.tolist(), rows.tolist(), strict=True):
             for target, gradient in zip(gathered, found, strict=True):
                 target[place].copy_(gradient[row])
+        # Their memory serves the next pass.
+        del found, gradient
     return gathered
 
 

@@ -109,7 +109,7 @@ def thresholds(gradients: Tensor, percentiles: Sequence[int], population: Popula
     steps = torch.tensor(percentiles, device=gradients.device)[:, None, None]
     places = (first + (steps * last + 99) // 100).clamp(max=ascending.shape[-1] - 1)
     found = ascending.gather(-1, places.permute(1, 2, 0)).view(gradients.dtype).permute(2, 0, 1)
-    return torch.where(last < 0, infinity, found)
+    return torch.where(last < 0, infinity, found).contiguous()
 
 
 def _keys(gradients: Tensor, population: Population) -> Tensor:
