@@ -1,7 +1,8 @@
 """Class activation maps against the bare pass, and against public packages (``pip install -e '.[bench]'``).
 
 ``python -m benchmarks.cam [ours|packages|memory ...] [resnet50|vgg16 ...]``: random weights, batch 8 of 224 pixels, 1
-thread. Times are of the processor, not of the clock on the wall, each as the median ratio of interleaved rounds.
+thread, malloc told to keep what it has. Times are of the processor, not of the clock on the wall, each as the median
+ratio of interleaved rounds.
 
 ours
     In float32 and bfloat16, channels last. The floor ``bare`` is a forward and one backward pass to the outputs of all
@@ -11,7 +12,8 @@ ours
     two, three and more, as in VOC, recorded eight at a time, against the same images sorted by their number of classes.
 packages
     Each package called once per method with all stages as its layers, in float32 and the default memory format, its
-    maps enlarged; ours are six methods at the size of each layer. ``folded``: batch norms folded into convolutions.
+    maps enlarged; ours are six methods at the size of each layer. ``prepared``: batch norms folded, and 1x1
+    convolutions sent to oneDNN.
 memory
     Peak of resident memory (``VmHWM``) above what the process holds before, in a process of its own whose malloc gives
     every large block back: a forward without a graph, and Grad-CAM of the last stage.
@@ -31,7 +33,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import interleaved, ratio, resident_bytes, show, spread
-from benchmarks.subject import BATCH, SEVERAL, SIDE, Methods, Subject
+from benchmarks.subject import BATCH, SEVERAL, SIDE, Methods, Subject, keep_memory
 
 REPETITIONS, PACKAGE_REPETITIONS = 5, 1
 SWEEP: Methods = tuple(("layer_cam", percentile) for percentile in range(0, 100, 10))
@@ -92,11 +94,12 @@ def packages(backbone: str) -> None:
     theirs = Subject(backbone, torch.float32, last=False)
     own = {
         "ours, float32": Subject(backbone, torch.float32),
-        "ours, float32, folded": Subject(backbone, torch.float32, folded=True),
+        "ours, float32, prepared": Subject(backbone, torch.float32, prepared=True),
         "ours, bfloat16": Subject(backbone, torch.bfloat16),
+        "ours, bfloat16, prepared": Subject(backbone, torch.bfloat16, prepared=True),
     }
     if backbone == "vgg16":
-        del own["ours, float32, folded"]
+        own = {name: one for name, one in own.items() if "prepared" not in name}
     calls: Calls = {name: (partial(one.maps, one.pairs, compiled=True), []) for name, one in own.items()}
     # As their users have it; a frozen network has no graph for them. Ours freezes it for the length of a call.
     theirs.model.requires_grad_(True)
@@ -163,6 +166,8 @@ def main(*words: str) -> None:
         raise SystemExit(f"expected {list(sections)[:3]}, resnet50 or vgg16, got {unknown}")
     for backbone in [word for word in words if word not in sections] or ("resnet50", "vgg16"):
         for section in [word for word in words if word in sections] or list(sections)[:3]:
+            if section in ("ours", "packages"):
+                keep_memory()
             sections[section](backbone)
 
 

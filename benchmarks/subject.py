@@ -1,5 +1,6 @@
 """A network with random weights and a batch, and the passes over it that benchmarks time."""
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from methods.activation import GradientMethod, Recipe, Record, record, soft_maps
 from methods.networks import build_classifier, fold_batch_norms
+from methods.networks.pointwise import hasten_pointwise
 
 BATCH, SIDE, CLASSES, SEVERAL = 8, 224, 20, 3
 Methods = tuple[tuple[GradientMethod, int | None], ...]
@@ -25,14 +27,15 @@ SIX: Methods = (
 class Subject:
     """A network with its batch, and the passes over it that are timed."""
 
-    def __init__(self, backbone: str, dtype: torch.dtype, *, last: bool = True, folded: bool = False) -> None:
+    def __init__(self, backbone: str, dtype: torch.dtype, *, last: bool = True, prepared: bool = False) -> None:
         torch.manual_seed(0)
         layout = torch.channels_last if last else torch.contiguous_format
         network = build_classifier(backbone, CLASSES)
         self.layers = list(network.stages.values())
         self.images = torch.rand(BATCH, 3, SIDE, SIDE)
         self.model: nn.Module = network.model.eval().requires_grad_(False)
-        if folded:
+        if prepared:
+            hasten_pointwise(self.model)
             fold_batch_norms(self.model, self.images[:1], keep=self.layers)
         self.model.to(dtype).to(memory_format=layout)
         self.images = self.images.to(dtype).to(memory_format=layout)
@@ -85,3 +88,12 @@ class Subject:
         """Record images with these numbers of classes, a batch after the other."""
         for start in range(0, len(counts), BATCH):
             self.record(self.of(counts[start : start + BATCH]))
+
+
+def keep_memory() -> None:
+    """Tell malloc (glibc) to give no memory back: page faults of fresh blocks otherwise fall on whatever comes next."""
+    library = ctypes.CDLL(None)
+    trim_threshold, mappings = -1, -4
+    if hasattr(library, "mallopt"):
+        library.mallopt(mappings, 0)
+        library.mallopt(trim_threshold, 2**31 - 1)
