@@ -14,8 +14,50 @@ EPSILON = 1e-8
 _log = logging.getLogger(__name__)
 
 
+def smooth_noises(images: Tensor, samples: int = 4, sigma: float = 0.3, seed: int = 0) -> Tensor:
+    """Normal noise for images, the same for each, so that a map does not depend on which images share its batch.
+
+    Parameters
+    ----------
+    images
+        ``[B, 3, H, W]``: only shape, dtype and device count.
+    samples, sigma
+        How many noises S, and their standard deviation on the preprocessed image.
+    seed
+        Start of the noise, drawn on the CPU in float32: the same on every device.
+
+    Returns
+    -------
+    Tensor
+        ``[S, B, 3, H, W]`` in the images' dtype and on their device, a view of ``[S, 1, 3, H, W]``.
+
+    Raises
+    ------
+    ValueError
+        ``samples`` below 1 or a negative ``sigma``.
+
+    Examples
+    --------
+    >>> noises = smooth_noises(torch.zeros(2, 3, 8, 8))
+    >>> noises.shape, bool((noises[:, 0] == noises[:, 1]).all())
+    (torch.Size([4, 2, 3, 8, 8]), True)
+    """
+    if samples < 1 or not sigma >= 0:
+        raise ValueError(f"expected samples >= 1 and sigma >= 0, got samples={samples}, sigma={sigma}")
+    generator = torch.Generator().manual_seed(seed)
+    noises = sigma * torch.randn((samples, 1, *images.shape[1:]), generator=generator)
+    return noises.to(images).expand(-1, len(images), -1, -1, -1)
+
+
 def smooth_grad_cam_plus_plus(
-    model: nn.Module, images: Tensor, pairs: Tensor, layer: str, noises: Tensor, rectify: bool = True
+    model: nn.Module,
+    images: Tensor,
+    pairs: Tensor,
+    layer: str,
+    noises: Tensor,
+    rectify: bool = True,
+    *,
+    allow_zero_gradients: bool = False,
 ) -> Tensor:
     r"""Map of each pair from the mean powers of its gradient over noisy images.
 
@@ -30,10 +72,12 @@ def smooth_grad_cam_plus_plus(
     model, images, pairs, layer
         As in :func:`methods.activation.record`; one layer.
     noises
-        ``[S, B, 3, H, W]``, added to the preprocessed images: the paper's S = 4 samples of standard deviation 0.3 are
-        ``0.3 * torch.randn(4, *images.shape)``.
+        ``[S, B, 3, H, W]``, added to the preprocessed images, one forward and backward pass each: :func:`smooth_noises`
+        gives the paper's S = 4 samples of standard deviation 0.3.
     rectify
         Set negative values of the map to zero.
+    allow_zero_gradients
+        As in ``record``: a run over many images will meet one without any gradient, whose map is then zeros.
 
     Returns
     -------
@@ -61,7 +105,7 @@ def smooth_grad_cam_plus_plus(
     --------
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     >>> images = torch.rand(1, 3, 8, 8)
-    >>> smooth_grad_cam_plus_plus(net, images, torch.tensor([[0, 1]]), "1", 0.3 * torch.randn(4, *images.shape)).shape
+    >>> smooth_grad_cam_plus_plus(net, images, torch.tensor([[0, 1]]), "1", smooth_noises(images)).shape
     torch.Size([1, 6, 6])
     """
     if noises.ndim != 5 or len(noises) == 0 or noises.shape[1:] != images.shape:
@@ -72,7 +116,8 @@ def smooth_grad_cam_plus_plus(
     activations = clean[pairs[:, 0].to(clean.device)]
     moments = [torch.zeros_like(activations) for _ in range(3)]
     for noise in noises:
-        gradients = at_least_float32(record(model, images + noise, pairs, [layer]).gradients[layer])
+        seen = record(model, images + noise, pairs, [layer], allow_zero_gradients=allow_zero_gradients)
+        gradients = at_least_float32(seen.gradients[layer])
         power = gradients / len(noises)
         for moment in moments:
             moment += power

@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from methods.activation import PairError, UnknownLayerError, record, smooth_grad_cam_plus_plus
+from methods.activation import (
+    GradientReachError,
+    PairError,
+    UnknownLayerError,
+    record,
+    smooth_grad_cam_plus_plus,
+)
+from methods.activation.smooth_grad_cam_plus_plus import smooth_noises
 
 PAIRS = torch.tensor([[1, 1], [0, 4], [1, 0]])
 
@@ -49,6 +56,23 @@ class TestSmoothGradCamPlusPlus:
             )
         assert "4 of 4 weights of layer '0' have a denominator <= 0" in caplog.text
 
+    def test_rows_do_not_depend_on_their_company(self, small_net: nn.Module) -> None:
+        images = torch.rand(2, 3, 8, 8)
+        together = smooth_grad_cam_plus_plus(small_net, images, PAIRS, "3", smooth_noises(images))
+        for place, (row, class_) in enumerate(PAIRS.tolist()):
+            one = images[row : row + 1]
+            alone = smooth_grad_cam_plus_plus(small_net, one, torch.tensor([[0, class_]]), "3", smooth_noises(one))
+            torch.testing.assert_close(together[place], alone[0], rtol=1e-3, atol=1e-5)
+
+    def test_image_without_gradients(self, small_net: nn.Module) -> None:
+        with torch.no_grad():
+            small_net[9].weight.zero_()
+        images = torch.rand(1, 3, 8, 8)
+        call = small_net, images, torch.tensor([[0, 0]]), "3", smooth_noises(images)
+        with pytest.raises(GradientReachError):
+            smooth_grad_cam_plus_plus(*call)
+        assert not smooth_grad_cam_plus_plus(*call, allow_zero_gradients=True).any()
+
     @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (0, 2, 3, 8, 8), (4, 1, 3, 8, 8)])
     def test_refuses_noises(self, small_net: nn.Module, shape: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match=r"expected noises \[S, B, 3, H, W\] for images \(2, 3, 8, 8\)"):
@@ -60,3 +84,34 @@ class TestSmoothGradCamPlusPlus:
             smooth_grad_cam_plus_plus(small_net, images, torch.tensor([[0, 0]]), "x", noises)
         with pytest.raises(PairError):
             smooth_grad_cam_plus_plus(small_net, images, PAIRS, "3", noises)
+
+
+class TestSmoothNoises:
+    def test_smoke(self) -> None:
+        noises = smooth_noises(torch.rand(2, 3, 60, 50), 3, 0.5)
+        assert noises.shape == (3, 2, 3, 60, 50)
+        assert abs(float(noises.std()) - 0.5) < 0.01
+        assert abs(float(noises.mean())) < 0.01
+        assert not torch.equal(noises[0], noises[1])
+
+    def test_depends_on_the_seed_and_on_nothing_else(self) -> None:
+        found = smooth_noises(torch.rand(1, 3, 8, 8), seed=7)
+        torch.rand(3)
+        assert torch.equal(smooth_noises(torch.rand(3, 3, 8, 8), seed=7)[:, 2:], found)
+        assert not torch.equal(smooth_noises(torch.rand(1, 3, 8, 8), seed=8), found)
+
+    def test_dtype_of_the_images(self) -> None:
+        assert smooth_noises(torch.rand(1, 3, 4, 4).bfloat16()).dtype == torch.bfloat16
+
+    def test_memory_format_of_the_images_survives_the_sum(self) -> None:
+        images = torch.rand(2, 3, 8, 8).to(memory_format=torch.channels_last)
+        assert (images + smooth_noises(images)[0]).is_contiguous(memory_format=torch.channels_last)
+
+    def test_takes_no_memory_for_more_images(self) -> None:
+        noises = smooth_noises(torch.rand(9, 3, 8, 8))
+        assert noises.untyped_storage().nbytes() == 4 * 4 * 3 * 8 * 8
+
+    @pytest.mark.parametrize(("options", "message"), [({"samples": 0}, "samples=0"), ({"sigma": -1.0}, r"sigma=-1\.0")])
+    def test_refusals(self, options: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            smooth_noises(torch.rand(1, 3, 4, 4), **options)
