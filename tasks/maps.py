@@ -26,6 +26,7 @@ from methods.activation import (
     record,
     score_cam,
     smooth_grad_cam_plus_plus,
+    smooth_noises,
     soft_maps,
     ss_cam,
 )
@@ -66,8 +67,8 @@ def _require_pooled_head(network: ClassifierNetwork, images: Tensor, last: Tenso
     scale = mean.abs().max().clamp(min=1e-6)
     if pooled.shape != mean.shape or float((pooled - mean).abs().max() / scale) > 0.02:
         raise ValueError(
-            f"proposals: cam: expected a linear head on the average of {LAST_STAGE}, {network.backbone} computes more "
-            "in between: use grad_cam, or a backbone with head: gap"
+            f"proposals: cam: expected a linear head right on the average of {LAST_STAGE}, {network.backbone} computes "
+            "more in between: use grad_cam, or vgg16, resnet50 … with head: gap"
         )
 
 
@@ -135,8 +136,8 @@ class MapMaker:
         model, batch = self.network.model, max(16, len(images))
         match one.method:
             case "smooth_grad_cam_plus_plus":
-                noises = _noises(images, one.samples, one.sigma, one.seed)
-                return smooth_grad_cam_plus_plus(model, images, pairs, layer, noises)
+                noises = smooth_noises(images, one.samples, one.sigma, one.seed)
+                return smooth_grad_cam_plus_plus(model, images, pairs, layer, noises, allow_zero_gradients=True)
             case "score_cam":
                 return score_cam(model, images, pairs, layer, max_maps=one.max_maps, batch=batch)
             case "ablation_cam":
@@ -150,10 +151,3 @@ class MapMaker:
                 return is_cam(
                     model, images, pairs, layer, samples=one.samples or 10, max_maps=one.max_maps, batch=batch
                 )
-
-
-def _noises(images: Tensor, samples: int, sigma: float, seed: int) -> Tensor:
-    """Noise ``[S, B, 3, H, W]``, the same for every image: a map must not depend on what else is in its batch."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = sigma * torch.randn(samples, 1, *images.shape[1:], generator=generator)
-    return noise.to(images).expand(samples, *images.shape)

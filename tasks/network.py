@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from configs.schema import Classifier, Runtime
-from methods.networks import ClassifierNetwork, build_classifier, fold_batch_norms, load_backbone, load_classifier
+from methods.networks import (
+    ClassifierNetwork,
+    build_classifier,
+    fold_batch_norms,
+    hasten_pointwise,
+    load_backbone,
+    load_classifier,
+)
 from storage.commits import CommitLog
 from storage.files import canonical_json, file_digest, write_bytes_atomic
 from storage.models import DESCRIPTION, UNIT, WEIGHTS, describe
@@ -78,6 +85,8 @@ def inference_network(
     model = copy.deepcopy(network.model)
     if runtime.fold_batch_norm:
         fold_batch_norms(model, probe, keep=keep)
+    if probe.device.type == "cpu" and runtime.precision == "float32":
+        hasten_pointwise(model)
     model.requires_grad_(False)
     layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
     return replace(network, model=model.to(getattr(torch, runtime.precision)).to(memory_format=layout))

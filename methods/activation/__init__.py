@@ -22,12 +22,13 @@ from methods.activation.full_gradients import FullGradients, full_gradients
 from methods.activation.fuse import fuse, min_max
 from methods.activation.grad_cam import grad_cam
 from methods.activation.grad_cam_plus_plus import grad_cam_plus_plus
+from methods.activation.halving import OneRowMemoryError
 from methods.activation.is_cam import is_cam
 from methods.activation.layer_cam import layer_cam
 from methods.activation.layer_maps import GradientMethod
 from methods.activation.record import Record, record
 from methods.activation.score_cam import score_cam
-from methods.activation.smooth_grad_cam_plus_plus import smooth_grad_cam_plus_plus
+from methods.activation.smooth_grad_cam_plus_plus import smooth_grad_cam_plus_plus, smooth_noises
 from methods.activation.soft_maps import Recipe, map_flags, soft_maps
 from methods.activation.ss_cam import ss_cam
 from methods.activation.truncate import truncate
@@ -40,6 +41,7 @@ __all__ = [
     "LayerCallError",
     "LayerOutputError",
     "LogitsError",
+    "OneRowMemoryError",
     "OverwrittenLayerError",
     "PairError",
     "Recipe",
@@ -61,6 +63,7 @@ __all__ = [
     "record",
     "score_cam",
     "smooth_grad_cam_plus_plus",
+    "smooth_noises",
     "soft_maps",
     "ss_cam",
     "truncate",

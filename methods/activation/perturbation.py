@@ -10,7 +10,7 @@ returns, with prompts as the K classes.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Literal
 
@@ -312,15 +312,3 @@ def masked_cam(
         return found.softmax(0)
 
     return weighted_channel_maps(model, images, pairs, layer, weigh, score=score, max_maps=max_maps, rectify=rectify)
-
-
-def score_batches(score: Scorer, batches: Iterable[Tensor]) -> Tensor:
-    """Scores ``[N, K]`` of all inputs that ``batches`` yields, one batch in memory at a time."""
-    return torch.cat([at_least_float32(score(inputs)) for inputs in batches])
-
-
-def masked_batches(image: Tensor, features: Tensor, masks: Masks, batch: int) -> Iterable[Tensor]:
-    """One image ``[3, H, W]`` times the mask of each of its feature maps ``[N, h, w]``, some at a time."""
-    for start in range(0, len(features), batch):
-        part = features[start : start + batch]
-        yield image * enlarged_masks(part, (image.shape[1], image.shape[2]), masks)[:, None].to(image.dtype)

@@ -6,6 +6,7 @@ in; where they were read from is not known here.
 
 from methods.metrics.classification import average_precision, classification_metrics
 from methods.metrics.confusion import ConfusionMatrix, segmentation_metrics
+from methods.metrics.label_share import label_share
 from methods.metrics.pixel_counts import (
     class_counts,
     foreground_counts,
@@ -25,6 +26,7 @@ __all__ = [
     "foreground_counts",
     "image_counts",
     "image_foreground_counts",
+    "label_share",
     "pair_counts",
     "segmentation_metrics",
 ]

@@ -8,6 +8,7 @@ from methods.networks.backbones import BackboneError
 from methods.networks.classifiers import build_classifier
 from methods.networks.fold import FoldError, fold_batch_norms
 from methods.networks.network import ClassifierNetwork, pooled_features, resolve_layers
+from methods.networks.pointwise import hasten_pointwise
 from methods.networks.small import SmallNet
 from methods.networks.weights import WeightsError, load_backbone, load_classifier
 
@@ -19,6 +20,7 @@ __all__ = [
     "WeightsError",
     "build_classifier",
     "fold_batch_norms",
+    "hasten_pointwise",
     "load_backbone",
     "load_classifier",
     "pooled_features",

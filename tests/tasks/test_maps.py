@@ -98,7 +98,7 @@ class TestMapGrid:
     def test_class_maps_need_a_head_on_the_average(self, images: Tensor) -> None:
         native = build_classifier("vgg16", 3, head="native")
         native.model.eval()
-        with pytest.raises(ValueError, match=r"expected a linear head on the average of S5, vgg16"):
+        with pytest.raises(ValueError, match=r"expected a linear head right on the average of S5, vgg16"):
             map_grid(native, _proposal({"method": "cam"}), images)
 
     def test_unknown_layer(self, network: ClassifierNetwork, images: Tensor) -> None:

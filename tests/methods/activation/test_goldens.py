@@ -34,7 +34,7 @@ from methods.activation import (
 )
 from methods.activation.ablation_cam import relative_losses
 from methods.activation.frozen import frozen
-from methods.activation.perturbation import masked_batches, score_batches
+from methods.activation.perturbation import channel_scores
 
 LAYERS = {f"S{stage}": f"features.{3 * stage - 1}" for stage in range(1, 6)}
 METHODS = {"GradCAM": grad_cam, "GradCAMpp": grad_cam_plus_plus, "XGradCAM": xgrad_cam, "LayerCAM": layer_cam}
@@ -92,12 +92,12 @@ def perturbed(case: Any, method: str, stage: str) -> Tensor:
 
 
 def mask_weights(case: Any, stage: str) -> Tensor:
-    found = []
+    features = case.at(stage)[0]
+    rows, classes = case.pairs.unbind(1)
+    channels = torch.arange(features.shape[1]).expand(len(rows), -1)
     with torch.no_grad(), frozen(case.model):
-        for features, (row, class_) in zip(case.at(stage)[0], case.pairs.tolist(), strict=True):
-            batches = masked_batches(case.images[row], features, "enlarged_first", 16)
-            found.append(score_batches(case.model, batches)[:, class_].softmax(0))
-    return torch.stack(found)
+        scores = channel_scores(case.model, case.images, features, rows, channels, masks="enlarged_first", batch=16)
+    return torch.stack([scores[:, place, class_].softmax(0) for place, class_ in enumerate(classes.tolist())])
 
 
 def loss_weights(case: Any, stage: str) -> Tensor:
