@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from configs.dataset import Section
 
@@ -135,10 +135,25 @@ class Sweep(Section):
     population: Population = "channel"
     fuse: Fusion = "sum"
     choose: Literal["gold", "rule"] = "gold"
-    """``gold``: best mean IoU on a few images with ground truth; ``rule``: no ground truth needed (see the report)."""
+    """``gold``: best mean IoU on a few images with ground truth; ``rule``: the tightest masks that keep every label
+    (smallest label share), no ground truth needed."""
     gold_images: int = Field(default=20, ge=1)
-    gold_split: str = "train"
-    """Split that the gold images come from; never the one to report on."""
+    gold_split: str = Field(default="train", min_length=1)
+    """Split that the gold images come from. What is reported of the chosen percentile leaves them out."""
+
+    @field_validator("truncations")
+    @classmethod
+    def _different(cls, truncations: list[int]) -> list[int]:
+        twice = sorted({str(one) for one in truncations if truncations.count(one) > 1})
+        if twice:
+            raise ValueError(f"expected different percentiles, seen twice: {', '.join(twice)}")
+        return truncations
+
+    @property
+    def title(self) -> str:
+        """The name in tables: that of its proposals without the percentile."""
+        fused = "" if self.fuse == "sum" or len(self.layers) == 1 else f"-{self.fuse}"
+        return f"{_lt(self.population)}{self.method}-{'+'.join(self.layers)}{fused}"
 
     def proposals(self) -> list[GradientProposal]:
         """The proposals to make, one per percentile."""
