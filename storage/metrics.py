@@ -1,8 +1,8 @@
 """Metric rows: one number each, with all that says which number it is."""
 
 import math
+import re
 from dataclasses import dataclass
-from typing import Literal
 
 import pyarrow as pa
 
@@ -22,12 +22,22 @@ SCHEMA = pa.schema(
         ("run_key", pa.string()),
     ]
 )
-ThresholdSource = Literal["fixed", "otsu", "oracle"]
+ThresholdSource = str
+"""Who decided the threshold: ``fixed`` (the configuration), ``otsu`` (each map), ``gold-k`` (k images with ground
+truth), ``rule`` (a rule that sees no ground truth), ``oracle`` (the ground truth of the images that are reported on).
+"""
+_SOURCE = re.compile(r"fixed|otsu|oracle|rule|gold-[1-9][0-9]*")
 
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """One number: a fraction 0..1, with its counts where it is a ratio of counts. ``name`` is the class, "" for all."""
+    """One number: a fraction 0..1, with its counts where it is a ratio of counts. ``name`` is the class, "" for all.
+
+    Raises
+    ------
+    ValueError
+        A threshold source that is none of :data:`ThresholdSource`: rows are told apart by it.
+    """
 
     stage: str
     method: str
@@ -40,6 +50,12 @@ class MetricRow:
     threshold_source: ThresholdSource = "fixed"
     numerator: int | None = None
     denominator: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _SOURCE.fullmatch(self.threshold_source):
+            raise ValueError(
+                f"expected a threshold source fixed, otsu, oracle, rule or gold-k, got {self.threshold_source!r}"
+            )
 
 
 def metric_table(rows: list[MetricRow], run_key: str) -> pa.Table:

@@ -49,3 +49,14 @@ class TestMetricTable:
     def test_rows_do_not_change(self) -> None:
         with pytest.raises(AttributeError):
             ROW.value = 1.0
+
+
+class TestMetricRow:
+    @pytest.mark.parametrize("source", ["fixed", "otsu", "oracle", "rule", "gold-1", "gold-20"])
+    def test_threshold_sources(self, source: str) -> None:
+        assert MetricRow("sweep", "m", "val", "miou", 0.5, 1, threshold_source=source).threshold_source == source
+
+    @pytest.mark.parametrize("source", ["", "gold", "gold-", "gold-0", "gold-020", "gold-k", "Otsu", "rule ", "best"])
+    def test_refuses_other_sources(self, source: str) -> None:
+        with pytest.raises(ValueError, match=f"expected a threshold source .* gold-k, got '{source}'"):
+            MetricRow("sweep", "m", "val", "miou", 0.5, 1, threshold_source=source)
