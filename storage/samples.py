@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-MaskKind = Literal["index", "binary", "voc_rgb", "voc_auto", "coco"]
+MaskKind = Literal["index", "binary", "voc_rgb", "voc_auto", "coco", "files"]
 
 
 class StagingError(ValueError):
@@ -16,7 +16,8 @@ class MaskSource:
 
     ``kind`` tells how to read it: ``index`` (palette or grey class ids), ``binary`` (above 127 is the image's only
     label), ``voc_rgb`` (the VOC colours), ``voc_auto`` (``index`` or ``voc_rgb`` by the mode of the file), ``coco``
-    (``text`` holds the instances as JSON instead of ``path``).
+    (``text`` holds the instances as JSON instead of ``path``), ``files`` (``text`` names mask files of instances and of
+    ignored regions).
     """
 
     kind: MaskKind
@@ -29,7 +30,8 @@ class Sample:
     """One image of a data set as its lists describe it; nothing has been decoded yet.
 
     ``path`` and ``mask.path`` are relative to the data root, with forward slashes. ``source`` names file and row for
-    error messages. ``refused`` is a reason to quarantine the image before it is looked at.
+    error messages. ``boxes`` is what :func:`storage.boxes.boxes_text` gives, empty where the data set has none.
+    ``refused`` is a reason to quarantine the image before it is looked at.
     """
 
     image_id: str
@@ -38,6 +40,7 @@ class Sample:
     labels: tuple[str, ...]
     source: str
     mask: MaskSource | None = None
+    boxes: str = ""
     refused: str = ""
 
 

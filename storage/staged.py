@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from storage.files import canonical_json, digest, write_bytes_atomic, write_table
 from storage.index import OK, SCHEMA, ImageIndex, build_index, read_index
+from storage.instance_files import mask_paths
 from storage.samples import Listing, MaskSource, Sample
 from storage.stages import FACTS, StageFolder, unit_name
 from storage.workspace import Workspace
@@ -30,6 +31,7 @@ INSPECTED = pa.schema(
         ("mask_path", pa.string()),
         ("mask_text", pa.string()),
         ("mask_sha256", pa.string()),
+        ("boxes", pa.string()),
         ("fingerprint", pa.list_(pa.float16(), FINGERPRINT)),
     ]
 )
@@ -49,11 +51,15 @@ def stamp(root: Path, relative: str) -> Stamp:
 
 def stamp_all(root: Path, listing: Listing) -> list[tuple[Stamp, Stamp]]:
     """Stamps of every sample's image and mask."""
-    nothing = (-1, -1)
-    return [
-        (stamp(root, one.path), stamp(root, one.mask.path) if one.mask and one.mask.path else nothing)
-        for one in listing.samples
-    ]
+    return [(stamp(root, one.path), _mask_stamp(root, one.mask)) for one in listing.samples]
+
+
+def _mask_stamp(root: Path, mask: MaskSource | None) -> Stamp:
+    """Stamp of a mask; of one in several files, their size in all and a digest of every file's stamp."""
+    stamps = [stamp(root, path) for path in mask_paths(mask)] if mask else []
+    if len(stamps) < 2:
+        return stamps[0] if stamps else (-1, -1)
+    return sum(size for size, _ in stamps), int(digest(canonical_json(stamps))[:15], 16)
 
 
 def listing_digest(listing: Listing, stamps: Sequence[tuple[Stamp, Stamp]]) -> str:
@@ -120,6 +126,7 @@ def inspected_row(sample: Sample, at: Stamp, findings: dict[str, Any], mask_sha2
         "mask_path": mask.path if mask else None,
         "mask_text": mask.text if mask else None,
         "mask_sha256": mask_sha256,
+        "boxes": sample.boxes,
         **findings,
     }
 

@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from storage.decode import DecodedImage, ImageRefused, Loaded, decode_image, load_upright, read_bytes
 from storage.exporters.palette import voc_palette
+from storage.files import canonical_json, digest
+from storage.instance_files import draw_files, mask_paths, nearest
 from storage.instances import draw_instances
 from storage.samples import MaskSource, StagingError
 
@@ -39,7 +41,7 @@ def read_truth(
     classes
         Names in the order of their ids 1..C.
     labels
-        The image's own labels. A binary mask needs exactly one, or none where it is empty.
+        The image's own labels. A binary mask needs exactly one, or none where it is empty; mask files need one.
     size
         Height and width of the upright image; a mask is turned by its own EXIF orientation first.
     source
@@ -55,9 +57,16 @@ def read_truth(
     Raises
     ------
     StagingError
-        A mask that cannot be read, has another size than its image, holds a value or colour that is no class, or is
-        binary for an image with several labels.
+        A mask that cannot be read, has another size than its image (mask files: another shape), holds a value or
+        colour that is no class, or is binary for an image with several labels.
     """
+    if mask.kind == "files":
+        if len(labels) != 1:
+            raise StagingError(
+                f"{source}: expected one label for masks without classes, saw {', '.join(labels) or 'none'}"
+            )
+        number = classes.index(labels[0]) + 1
+        return draw_files(root, mask, size, class_id=number, source=source, max_pixels=max_pixels)
     if mask.kind == "coco":
         return draw_instances(mask.text, size, classes=len(classes), source=source)
     truth = read_class_ids(root, mask, classes=classes, labels=labels, source=source, max_pixels=max_pixels)
@@ -67,6 +76,48 @@ def read_truth(
             f"saw {truth.shape[1]} x {truth.shape[0]}"
         )
     return truth
+
+
+def localization_truth(truth: Mask, side: int = 224) -> Mask:
+    """A mask as pixel metrics of localization want it: 1 foreground of any class, 0 background, 255 ignore.
+
+    Parameters
+    ----------
+    truth
+        ``(H, W)`` uint8: 0 background, 1..C, 255 ignore.
+    side
+        Rows and columns of the result; row i is row floor(i H / side) of the mask, columns likewise.
+
+    References
+    ----------
+    Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020: nearest neighbour to 224.
+
+    Examples
+    --------
+    >>> localization_truth(np.array([[0, 7], [255, 2]], np.uint8), side=2).tolist()
+    [[0, 1], [255, 1]]
+    """
+    coarse = nearest(truth, (side, side))
+    return np.where(coarse == IGNORE, IGNORE, coarse > 0).astype(np.uint8)
+
+
+def mask_digest(root: Path, mask: MaskSource, source: str) -> str:
+    """SHA-256 over all that a mask is made from; ``source`` names the image.
+
+    Raises
+    ------
+    StagingError
+        A file that cannot be read.
+    """
+    if mask.kind == "coco":
+        return digest(mask.text.encode())
+    hashes = []
+    for path in mask_paths(mask):
+        try:
+            hashes.append(digest(read_bytes(root, path)))
+        except ImageRefused as refusal:
+            raise StagingError(f"{source}: mask {path}: {refusal}") from refusal
+    return hashes[0] if mask.kind != "files" else digest(canonical_json([mask.text, hashes]))
 
 
 def read_class_ids(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from storage.instance_files import files_mask
 from storage.samples import Listing, MaskSource, Sample
 from storage.staged import (
     FINGERPRINT,
@@ -72,6 +73,15 @@ class TestStamp:
         digests.add(listing_digest(Listing([sample(0, labels=()), listing.samples[1]], ("cat",)), stamps))
         assert len(digests) == 4
         assert listing_digest(Listing([sample(0), sample(1, mask=None)], ("cat",)), stamps) in digests
+
+    def test_every_file_of_a_mask_is_stamped(self, tmp_path: Path) -> None:
+        listing = Listing([sample(0, mask=files_mask(["a", "b"], ["c"]))], ("cat",))
+        stamps = [stamp_all(tmp_path, listing)[0][1]]
+        for name in ("c", "a", "b"):
+            (tmp_path / name).write_bytes(b"12")
+            stamps.append(stamp_all(tmp_path, listing)[0][1])
+        assert len(set(stamps)) == 4
+        assert stamps[-1][0] == 6
 
 
 class TestThin:
@@ -146,6 +156,6 @@ class TestAssemble:
         assert read_sources(folder).to_pylist() == sources.to_pylist()
 
     def test_mask_source(self) -> None:
-        for mask in (None, MaskSource("binary", path="m.png"), MaskSource("coco", text="[]")):
+        for mask in (None, MaskSource("binary", path="m.png"), MaskSource("coco", text="[]"), files_mask(["a"])):
             row = inspected_row(sample(0, mask=mask), (4, 0), findings(1), None)
             assert mask_source(row) == mask

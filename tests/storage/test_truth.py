@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 from storage.exporters.palette import voc_palette
+from storage.instance_files import files_mask
 from storage.instances import instances_text
 from storage.samples import MaskKind, MaskSource, StagingError
-from storage.truth import read_class_ids, read_truth
+from storage.truth import localization_truth, mask_digest, read_class_ids, read_truth
 
 IDS = np.asarray([[0, 1, 2, 3], [255, 0, 0, 2]], np.uint8)
 CLASSES = ("cat", "dog", "owl")
@@ -173,3 +174,42 @@ class TestCoco:
         mask = MaskSource(kind="coco", text=text)
         truth = read_truth(tmp_path, mask, classes=CLASSES, labels=("dog",), size=(2, 4), source="", max_pixels=9)
         assert truth.tolist() == [[2, 2, 0, 0], [2, 2, 0, 0]]
+
+
+class TestFiles:
+    def read(self, root: Path, labels: tuple[str, ...]) -> np.ndarray:
+        save(root, np.asarray([[0, 255, 0, 255]], np.uint8))
+        source = files_mask(["m.png"])
+        return read_truth(root, source, classes=CLASSES, labels=labels, size=(1, 4), source="l:3", max_pixels=9)
+
+    def test_smoke(self, tmp_path: Path) -> None:
+        assert self.read(tmp_path, ("owl",)).tolist() == [[0, 3, 0, 3]]
+
+    @pytest.mark.parametrize("labels", [(), ("cat", "dog")])
+    def test_refuses_other_than_one_label(self, tmp_path: Path, labels: tuple[str, ...]) -> None:
+        with pytest.raises(StagingError, match="l:3: expected one label for masks without classes, saw"):
+            self.read(tmp_path, labels)
+
+
+class TestLocalizationTruth:
+    def test_smoke(self) -> None:
+        truth = localization_truth(IDS, side=4)
+        assert truth.dtype == np.uint8
+        assert truth.tolist() == [[0, 1, 1, 1]] * 2 + [[255, 0, 0, 1]] * 2
+
+    def test_default_is_the_published_size(self) -> None:
+        assert localization_truth(IDS).shape == (224, 224)
+
+
+class TestMaskDigest:
+    def test_follows_content_and_kind(self, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            (tmp_path / name).write_bytes(name.encode())
+        masks = [MaskSource("index", "a"), MaskSource("index", "b"), files_mask(["a"]), files_mask([], ["a"])]
+        masks += [files_mask(["a", "b"]), MaskSource("coco", text="[]")]
+        assert len({mask_digest(tmp_path, mask, "") for mask in masks}) == len(masks)
+
+    @pytest.mark.parametrize("mask", [MaskSource("index", "gone"), files_mask(["gone"])])
+    def test_refuses_absent_files(self, tmp_path: Path, mask: MaskSource) -> None:
+        with pytest.raises(StagingError, match="l:3: mask gone: file not found"):
+            mask_digest(tmp_path, mask, "l:3")
