@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_CLASSES = 254
+"""Masks are bytes: 0 is background and 255 ignore."""
+MAX_LABELS = 1000
+"""Most classes of a data set whose ground truth is boxes: its masks tell only an image's own classes apart."""
 
 
 class Section(BaseModel):
@@ -25,6 +28,7 @@ def _as_list(value: object) -> object:
 Location = Annotated[Path, BeforeValidator(_as_path)]
 Names = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)]
 ClassNames = Annotated[Names, Field(min_length=1, max_length=MAX_CLASSES)]
+LabelNames = Annotated[Names, Field(min_length=1, max_length=MAX_LABELS)]
 Splits = Annotated[Names, Field(min_length=1)]
 
 
@@ -105,6 +109,32 @@ class CocoDataset(_Dataset):
     images: str = "{split}"
 
 
+class WsolDataset(_Dataset):
+    """WSOL metadata (CUB-200-2011, ImageNet, OpenImages): text files per split, one label an image, boxes or masks."""
+
+    format: Literal["wsol"]
+    split: Splits = ["train", "val", "test"]
+    metadata: str = "metadata/{split}"
+    """Folder of a split's image_ids.txt, class_labels.txt, image_sizes.txt and localization.txt."""
+    images: str = "dataset"
+    """Folder that the image ids are paths in."""
+    masks: str | None = None
+    """Folder that localization.txt names masks in; default: it holds boxes, in pixels of image_sizes.txt."""
+    class_names: str | None = None
+    """File with one name a line, line n for label n - 1; default: the labels themselves, ``"0"``, ``"1"`` ..."""
+    classes: LabelNames | None = None
+    """Names of the classes to keep, in the order of their ids; images of others are left out. Default: all."""
+
+    @model_validator(mode="after")
+    def _masks_hold_few_classes(self) -> "WsolDataset":
+        if self.masks is not None and len(self.classes or []) > MAX_CLASSES:
+            raise ValueError(
+                f"classes: expected at most {MAX_CLASSES} where there are masks, saw {len(self.classes or [])}"
+            )
+        return self
+
+
 Dataset = Annotated[
-    VocDataset | Ksdd2Dataset | FolderDataset | TableDataset | CocoDataset, Field(discriminator="format")
+    VocDataset | Ksdd2Dataset | FolderDataset | TableDataset | CocoDataset | WsolDataset,
+    Field(discriminator="format"),
 ]

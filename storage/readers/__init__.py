@@ -1,14 +1,15 @@
 """Readers: a data set as its author laid it out becomes a :class:`storage.samples.Listing`; images are not decoded."""
 
-from configs.dataset import CocoDataset, Dataset, FolderDataset, Ksdd2Dataset, TableDataset, VocDataset
+from configs.dataset import CocoDataset, Dataset, FolderDataset, Ksdd2Dataset, TableDataset, VocDataset, WsolDataset
 from storage.readers.coco import read_coco
 from storage.readers.folder import read_folder
 from storage.readers.ksdd2 import read_ksdd2
 from storage.readers.table import read_table
 from storage.readers.voc import read_voc
+from storage.readers.wsol import read_wsol
 from storage.samples import Listing, StagingError
 
-__all__ = ["read_coco", "read_dataset", "read_folder", "read_ksdd2", "read_table", "read_voc"]
+__all__ = ["read_coco", "read_dataset", "read_folder", "read_ksdd2", "read_table", "read_voc", "read_wsol"]
 
 
 def read_dataset(config: Dataset) -> Listing:
@@ -42,3 +43,5 @@ def read_dataset(config: Dataset) -> Listing:
             return read_table(config)
         case CocoDataset():
             return read_coco(config)
+        case WsolDataset():
+            return read_wsol(config)

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from configs.dataset import MAX_CLASSES
@@ -27,9 +28,12 @@ class Classes:
     ----------
     names
         Names in id order, or None to take every name.
+    most
+        How many there may be.
     """
 
-    def __init__(self, names: Sequence[str] | None) -> None:
+    def __init__(self, names: Sequence[str] | None, most: int = MAX_CLASSES) -> None:
+        self._most = most
         self._given = None if names is None else tuple(map(nfc, names))
         self._found: dict[str, str] = {}
 
@@ -66,11 +70,11 @@ class Classes:
         Raises
         ------
         StagingError
-            No class, more than 254, or one twice.
+            No class, more than there may be (254), or one twice.
         """
         names = tuple(sorted(self._found)) if self._given is None else self._given
-        if not 0 < len(names) <= MAX_CLASSES:
-            raise StagingError(f"dataset.classes: expected 1 to {MAX_CLASSES} classes, the data set has {len(names)}")
+        if not 0 < len(names) <= self._most:
+            raise StagingError(f"dataset.classes: expected 1 to {self._most} classes, the data set has {len(names)}")
         if len(set(names)) < len(names):
             raise StagingError(f"dataset.classes: expected every class once, saw {', '.join(names)}")
         return names
@@ -127,11 +131,7 @@ def _is_text(path: str) -> bool:
 
 
 def _with_labels(sample: Sample, labels: tuple[str, ...]) -> Sample:
-    if labels == sample.labels:
-        return sample
-    return Sample(
-        sample.image_id, sample.path, sample.split, labels, sample.source, mask=sample.mask, refused=sample.refused
-    )
+    return sample if labels == sample.labels else replace(sample, labels=labels)
 
 
 def list_bytes(root: Path, relative: str) -> bytes:

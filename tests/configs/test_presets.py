@@ -3,14 +3,15 @@ from pathlib import Path
 import pytest
 
 from configs import dump_config, load_config, preset_names
-from configs.dataset import TableDataset, VocDataset
+from configs.dataset import TableDataset, VocDataset, WsolDataset
 
 TRIALS = sorted(set(preset_names()) - {"demo"})
 
 
 class TestPresets:
     def test_the_promised_ones_ship(self) -> None:
-        assert {"demo", "ksdd2", "magnetic-tile", "natural-voc", "neu-seg", "voc2012"} <= set(preset_names())
+        trials = {"demo", "ksdd2", "magnetic-tile", "natural-voc", "neu-seg", "voc2012"}
+        assert trials | {"cub200", "openimages", "imagenet"} <= set(preset_names())
 
     @pytest.mark.parametrize("name", preset_names())
     def test_loads_and_round_trips(self, name: str, tmp_path: Path) -> None:
@@ -39,6 +40,22 @@ class TestPresets:
     def test_frozen_weights_take_blue_first(self) -> None:
         normalise = load_config("preset:natural-voc").classifier.normalise
         assert (normalise.channels, normalise.scale, normalise.mean[0]) == ("bgr", 1.0, 104.0)
+
+    @pytest.mark.parametrize(
+        ("name", "split", "masks"),
+        [
+            ("cub200", ["train", "val", "test"], None),
+            ("openimages", ["train", "val", "test"], "dataset/OpenImages"),
+            ("imagenet", ["val", "test"], None),
+        ],
+    )
+    def test_localization_sets(self, name: str, split: list[str], masks: str | None) -> None:
+        config = load_config(f"preset:{name}")
+        assert isinstance(config.dataset, WsolDataset)
+        assert (config.dataset.split, config.dataset.masks, config.dataset.classes) == (split, masks, None)
+        assert (config.classifier.backbone, config.classifier.input_size) == ("resnet50", 224)
+        part = load_config(f"preset:{name}", ["dataset.classes=['0', '217']"]).dataset
+        assert part.classes == ["0", "217"]
 
 
 class TestPresetsOnData:
