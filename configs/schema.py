@@ -107,7 +107,7 @@ class Runtime(Section):
     workers: int = Field(default=0, ge=0, le=256)
     """Threads that decode and refine; 0: one per core."""
     threads: int = Field(default=0, ge=0)
-    """Threads inside one network pass; 0: torch's own choice."""
+    """Threads inside one computation; 0: all cores for training, the workers' share of them for shards."""
 
 
 class RunConfig(Section):

@@ -22,7 +22,7 @@ from flows.stage import stage_flow
 from storage.staged import count_leaks
 from storage.workspace import Workspace
 from tasks.context import Run
-from tasks.state import State
+from tasks.state import State, worker_count
 
 STEPS = ("stage", "classify", "propose", "refine", "evaluate", "report")
 _FLOWS: dict[str, Any] = {
@@ -54,7 +54,14 @@ def run_steps(state: State, last: str) -> None:
     with without_heartbeat():
         for step in STEPS[: STEPS.index(last) + 1]:
             workers = state.network_workers if step in _NETWORK else state.workers
+            torch.set_num_threads(state.run.config.runtime.threads or _threads(step, workers))
             _FLOWS[step].with_options(task_runner=thread_runner(workers))(state)
+
+
+def _threads(step: str, workers: int) -> int:
+    """Threads inside one computation: all cores for training, which is one at a time, else the workers' share."""
+    cores = worker_count(0)
+    return cores if step == "classify" else max(1, cores // workers)
 
 
 @flow(name="maskmill", persist_result=False)
@@ -92,8 +99,6 @@ def maskmill_flow(
 
 def execute(run: Run, last: str, steps: Callable[[State, str], Any]) -> State:
     """Hold the workspace, do the steps, and record the run; where nothing is left to do no flow is started."""
-    if run.config.runtime.threads:
-        torch.set_num_threads(run.config.runtime.threads)
     with run.workspace.hold():
         state = finished(run, STEPS[: STEPS.index(last) + 1])
         if state is None:
