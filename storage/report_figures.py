@@ -8,12 +8,14 @@ import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
@@ -22,6 +24,9 @@ from storage.report_text import shorten, visible
 INK, GRID = "#3d4854", "#d5dbe1"
 COLOURS = ("#0f9d8f", "#e07a1f", "#5b7fe0", "#c9487b", "#8a6fd1", "#7a9a1d", "#2a9fd6", "#b0814a")
 DASHES = ("-", "--", "-.", ":")
+MARKS = (("o", 11), ("D", 6), ("s", 13), ("^", 8))
+"""Shapes of marks with their sizes: marks on one point lie inside of each other and stay visible."""
+Points = tuple[Sequence[float], Sequence[float]]
 _WIDTH = 6.4
 # A picture in a page cannot inherit its colours, but it knows the reader's scheme.
 _DARK = (
@@ -33,7 +38,13 @@ _DARK = (
 
 
 def curve_figure(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, xlabel: str, ylabel: str
+    curves: Mapping[str, Points],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    *,
+    dots: bool = False,
+    marks: Mapping[str, Points] | None = None,
 ) -> bytes:
     """Curves over one axis.
 
@@ -41,6 +52,10 @@ def curve_figure(
     ----------
     curves
         Name to (x, y) of equal length; a NaN leaves a gap.
+    dots
+        Whether to show the values that the lines join: where they are few.
+    marks
+        Name to (x, y) of single points to point out, each name with a hollow shape of its own; at most four names.
     title, xlabel, ylabel
         Texts; any character is shown as it is, ``$`` too.
 
@@ -52,19 +67,28 @@ def curve_figure(
     Raises
     ------
     ValueError
-        x and y of different length.
+        x and y of different length, or more than four marks.
     """
+    marks = marks or {}
+    if len(marks) > len(MARKS):
+        raise ValueError(f"expected at most {len(MARKS)} marks, got {len(marks)}: {', '.join(marks)}")
+    for kind, points in (("curve", curves), ("mark", marks)):
+        for name, (x, y) in points.items():
+            if len(x) != len(y):
+                raise ValueError(f"{kind} {name!r}: expected as many x as y, got {len(x)} and {len(y)}")
     figure, axes = _axes(title, height=3.6)
-    lines = []
-    for index, (name, (x, y)) in enumerate(curves.items()):
-        if len(x) != len(y):
-            raise ValueError(f"curve {name!r}: expected as many x as y, got {len(x)} and {len(y)}")
+    lines: list[Line2D] = []
+    for index, (x, y) in enumerate(curves.values()):
         style = DASHES[index // len(COLOURS) % len(DASHES)]
-        lines += axes.plot(x, y, color=COLOURS[index % len(COLOURS)], linestyle=style, linewidth=1.8)
+        point: dict[str, Any] = {"marker": ".", "markersize": 5} if dots else {}
+        lines += axes.plot(x, y, color=COLOURS[index % len(COLOURS)], linestyle=style, linewidth=1.8, **point)
+    for (shape, size), (x, y) in zip(MARKS, marks.values(), strict=False):
+        hollow: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.4}
+        lines += axes.plot(x, y, linestyle="none", marker=shape, markersize=size, zorder=3, **hollow)
     axes.set_xlabel(_label(xlabel), parse_math=False)
     axes.set_ylabel(_label(ylabel), parse_math=False)
     axes.grid(color=GRID, linewidth=0.7)
-    _legend(figure, lines, list(curves))
+    _legend(figure, lines, [*curves, *marks])
     return _svg(figure)
 
 
