@@ -20,6 +20,8 @@ from tasks.metrics import image_scores
 from tasks.refine import NONFINITE, PairMaps
 from tasks.state import State
 from tasks.summary import HEADLINES, summary_rows
+from tasks.sweep import swept_only
+from tasks.sweep_page import sweep_figures, sweep_provenance, sweep_tables, sweep_tiles, sweep_warnings
 
 FLOORS = {"whole_image": "floor: whole image", "centred_box": "floor: centred box"}
 MAX_ROWS = 200
@@ -35,29 +37,31 @@ def build_page(state: State, folder: Path) -> ReportPage:
     quarantine = pq.ParquetFile(folder / "quarantine.parquet").read()
     frame = metrics.to_pandas()
     leaks = leak_table(state)
-    tables = [method_table(metrics), class_table(state, frame), classifier_table(frame), *leaks]
+    only = swept_only(state)
+    tables = [method_table(metrics, only), *sweep_tables(frame), class_table(state, frame[~frame["method"].isin(only)])]
+    tables += [classifier_table(frame), *leaks]
     return ReportPage(
         title=state.run.config.report.title,
         subtitle=f"{len(state.index)} images, {len(state.index.classes)} classes, report {folder.name}",
-        summary=tiles(state, summary_rows(metrics), quarantine.num_rows),
+        summary=tiles(state, summary_rows(metrics), quarantine.num_rows, only) + sweep_tiles(frame),
         tables=[table for table in tables if table.rows],
-        figures=curves(frame),
+        figures=sweep_figures(frame) + curves(frame[~frame["method"].isin(only)]),
         overlays=cards(state),
         legend=legend(state.index.classes),
         quarantine=[
             Quarantined(row["image_id"], row["path"], row["stage"], row["reason"])
             for row in quarantine.slice(0, MAX_ROWS).to_pylist()
         ],
-        warnings=warnings(state, leaks, quarantine.num_rows),
+        warnings=warnings(state, leaks, quarantine.num_rows) + sweep_warnings(state, frame),
         provenance=provenance(state),
     )
 
 
-def tiles(state: State, rows: list[dict[str, Any]], quarantined: int) -> list[Tile]:
-    """The numbers on top of the page."""
+def tiles(state: State, rows: list[dict[str, Any]], quarantined: int, swept: frozenset[str]) -> list[Tile]:
+    """The numbers on top of the page; the best is one of the methods that were listed, never the luckiest swept one."""
     index = state.index
     shown = [Tile("Images", f"{len(index):,}", ", ".join(sorted(set(index.splits))))]
-    methods = [row for row in rows if row["method"] not in FLOORS]
+    methods = [row for row in rows if row["method"] not in FLOORS and row["method"] not in swept]
     if methods:
         best = max(methods, key=lambda row: (row["split"] == rows[0]["split"], _number(row["miou"])))
         floors = [row for row in rows if row["method"] in FLOORS and row["split"] == best["split"]]
@@ -76,10 +80,12 @@ def tiles(state: State, rows: list[dict[str, Any]], quarantined: int) -> list[Ti
     return shown
 
 
-def method_table(metrics: Any) -> Table:
-    """Headline numbers of every label set and floor."""
+def method_table(metrics: Any, swept: frozenset[str]) -> Table:
+    """Headline numbers of every label set and floor, without those made for a sweep only: it has a table of its own."""
     rows: list[list[Value]] = []
     for row in summary_rows(metrics):
+        if row["method"] in swept:
+            continue
         method = FLOORS.get(str(row["method"]), str(row["method"]))
         values = [_value(row.get(name)) for name in HEADLINES]
         rows.append([method, str(row["split"]), int(_number(row["images"])), *values])
@@ -229,7 +235,8 @@ def provenance(state: State) -> dict[str, str]:
     }
     for (one, proposal), (_, masks) in zip(state.proposals, state.masks, strict=True):
         keys[one.title] = f"{proposal.name}, {masks.name}"
-    return {**keys, "configuration": dump_config(state.run.config)}
+    config = state.run.config
+    return {**keys, **sweep_provenance(state, config.sweep), "configuration": dump_config(config)}
 
 
 def _value(value: object) -> float | None:

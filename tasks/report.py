@@ -23,6 +23,7 @@ from tasks.page import build_page
 from tasks.propose import LOGITS
 from tasks.refine import NONFINITE
 from tasks.state import State
+from tasks.sweep import sweep_rows
 
 METRICS_UNIT, PAGE_UNIT = "metrics", "report"
 
@@ -36,11 +37,14 @@ def report_folder(state: State) -> Path:
         "masks": {one.title: folder.name for one, folder in state.masks},
         "evaluations": {one.title: folder.name for one, folder in state.evaluations},
     }
+    if sweep := state.run.config.sweep:
+        parts["sweep"] = sweep.model_dump(mode="json")
     return state.run.workspace.report(stage_key("report", keys.report_basis(state.run.config, parts)))
 
 
 def metric_rows(state: State) -> list[MetricRow]:
-    """Every number of a run: the classifier's, the floors', and per proposal the masks' and the threshold curve's."""
+    """Every number of a run: the classifier's, the floors', per proposal the masks' and the threshold curve's, the
+    sweep's."""
     rows: list[MetricRow] = []
     if state.model is not None:
         about = describe(state.model)
@@ -60,7 +64,7 @@ def metric_rows(state: State) -> list[MetricRow]:
         if state.run.config.evaluate.curve:
             images = counts.to_pandas().groupby("split")["row"].nunique().to_dict()
             rows += curve_rows(folder.table(CURVE), names, method=one.title, images=images)
-    return rows
+    return rows + sweep_rows(state)
 
 
 def quarantine_table(state: State) -> pa.Table:

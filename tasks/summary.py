@@ -1,5 +1,6 @@
 """The few numbers that a person wants first, as text."""
 
+import pandas as pd
 import pyarrow as pa
 
 HEADLINES = ("miou", "miou_foreground", "fg_iou_pooled", "precision", "recall", "f1_macro")
@@ -17,15 +18,54 @@ def summary_rows(metrics: pa.Table) -> list[dict[str, object]]:
     return sorted(rows, key=lambda row: (row["split"] != "val", str(row["split"]), row["method"] in floors))
 
 
+def chosen_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the δ that a sweep chose; none where it chose none."""
+    source = frame["threshold_source"]
+    chosen: pd.DataFrame = frame[(frame["stage"] == "sweep") & ((source == "rule") | source.str.startswith("gold-"))]
+    return chosen
+
+
+def chosen_percentile(frame: pd.DataFrame) -> tuple[int, str] | None:
+    """The δ that a sweep chose and by what (``gold-k`` or ``rule``)."""
+    rows = chosen_rows(frame)
+    return None if rows.empty else (round(100 * rows["threshold"].iloc[0]), str(rows["threshold_source"].iloc[0]))
+
+
+def sweep_lines(metrics: pa.Table) -> list[str]:
+    """What a sweep came to: the chosen δ, and the best of each split, which only the ground truth tells."""
+    frame = metrics.to_pandas()
+    sweep = frame[frame["stage"] == "sweep"]
+    if sweep.empty:
+        return []
+    chosen, title = chosen_percentile(frame), sweep["method"].iloc[0]
+    if chosen is None:
+        return [f"sweep {title}: no δ was chosen, the report says why"]
+    lines = [f"sweep {title}: δ = {chosen[0]}, by {chosen[1]}{_by_split(chosen_rows(frame), with_percentile=False)}"]
+    oracle = sweep[sweep["threshold_source"] == "oracle"]
+    return [*lines, f"best of each split{_by_split(oracle, with_percentile=True)} (oracle)"] if len(oracle) else lines
+
+
 def markdown_summary(metrics: pa.Table) -> str:
-    """The headline table as Markdown."""
+    """The headline table as Markdown, and what a sweep came to."""
     rows = [{**row, "method": str(row["method"]).replace("|", "\\|")} for row in summary_rows(metrics)]
-    return "\n".join(_table(rows, "| {} |", " | ", rule=True))
+    return "\n".join([*_table(rows, "| {} |", " | ", rule=True), *[f"\n{line}" for line in sweep_lines(metrics)]])
 
 
 def text_summary(metrics: pa.Table) -> str:
-    """The headline table for a terminal."""
-    return "\n".join(_table(summary_rows(metrics), "{}", "  ", rule=False))
+    """The headline table for a terminal, and what a sweep came to."""
+    lines = sweep_lines(metrics)
+    return "\n".join([*_table(summary_rows(metrics), "{}", "  ", rule=False), *([""] if lines else []), *lines])
+
+
+def _by_split(rows: pd.DataFrame, *, with_percentile: bool) -> str:
+    rows = rows[rows["metric"] == "miou"]
+    parts = []
+    for split, value, images, threshold in zip(
+        rows["split"], rows["value"], rows["images"], rows["threshold"], strict=True
+    ):
+        where = f"δ = {round(100 * threshold)}" if with_percentile else f"{images} images"
+        parts.append(f"{split} {_cell(float(value))} ({where})")
+    return f": mIoU {', '.join(parts)}" if parts else ""
 
 
 def _table(rows: list[dict[str, object]], frame: str, gap: str, *, rule: bool) -> list[str]:

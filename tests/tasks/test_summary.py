@@ -63,3 +63,45 @@ class TestText:
         assert make(metric_table([], "abc")) == "No ground truth: no mask was scored."
         only = metric_table([row("classifier", "precision", 1.0, stage="classifier")], "abc")
         assert make(only) == "No ground truth: no mask was scored."
+
+
+class TestSweep:
+    def table(self, *sources: tuple[str, str, float, float, int]) -> pa.Table:
+        rows = [
+            MetricRow("sweep", "lt", split, metric, value, images, threshold=δ, threshold_source=source)
+            for source, split, value, δ, images in sources
+            for metric in ("miou", "fg_iou_pooled")
+        ]
+        return metric_table([row("ours", "miou", 0.5), *rows], "abc")
+
+    def test_chosen_and_best(self) -> None:
+        metrics = self.table(
+            ("fixed", "val", 0.4, 0.0, 8),
+            ("fixed", "val", 0.5, 0.29, 8),
+            ("gold-20", "val", 0.4, 0.0, 8),
+            ("gold-20", "train", math.nan, 0.0, 0),
+            ("oracle", "val", 0.5, 0.29, 8),
+        )
+        lines = text_summary(metrics).splitlines()
+        assert lines[2:] == [
+            "",
+            "sweep lt: δ = 0, by gold-20: mIoU val 0.400 (8 images), train – (0 images)",
+            "best of each split: mIoU val 0.500 (δ = 29) (oracle)",
+        ]
+        assert markdown_summary(metrics).endswith("\n\n" + lines[-2] + "\n\n" + lines[-1])
+
+    def test_rule_without_truth(self) -> None:
+        share = MetricRow("sweep", "lt", "", "label_share", 0.2, 8, threshold=0.1, threshold_source="rule")
+        assert text_summary(metric_table([share], "abc")).splitlines() == [
+            "No ground truth: no mask was scored.",
+            "",
+            "sweep lt: δ = 10, by rule",
+        ]
+
+    def test_none_chosen(self) -> None:
+        metrics = self.table(("fixed", "val", 0.4, 0.0, 8), ("oracle", "val", 0.4, 0.0, 8))
+        assert text_summary(metrics).splitlines()[-1] == "sweep lt: no δ was chosen, the report says why"
+
+    def test_sweep_rows_are_no_masks(self) -> None:
+        metrics = self.table(("fixed", "val", 0.9, 0.0, 8))
+        assert [one["method"] for one in summary_rows(metrics)] == ["ours"]
