@@ -68,7 +68,7 @@ def run_command(
     except WorkspaceHeldError as error:
         say(f"held: {error}")
         return HELD
-    except WeightsError as error:
+    except (ConfigError, WeightsError) as error:
         say(f"refused: {error}")
         return REFUSED
     except StagingError as error:

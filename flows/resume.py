@@ -4,7 +4,7 @@ from flows.classify import model_folder
 from flows.evaluate import evaluation_folders
 from flows.propose import proposal_folders
 from flows.refine import mask_folders
-from flows.stage import list_dataset, truth_folder
+from flows.stage import box_folder, list_dataset, truth_folder
 from storage import keys
 from storage.commits import CommitLog
 from storage.models import is_saved
@@ -51,10 +51,11 @@ def _staged(state: State) -> bool:
     if run.workspace.index_path.read_bytes() != (folder.folder / "images.parquet").read_bytes():
         return False
     state.staged, state.index = folder, staged_index(folder)
+    if boxes := box_folder(state, folder):
+        state.boxes = boxes[0]
     if found := truth_folder(run, folder):
         state.truth = found[0]
-        return state.truth.complete
-    return True
+    return _complete([part for part in (state.boxes, state.truth) if part is not None])
 
 
 def _classified(state: State) -> bool:

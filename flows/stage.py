@@ -6,14 +6,16 @@ from prefect import flow
 
 from flows.pool import run_work
 from storage import keys
+from storage.boxes import BOXES, boxes_basis, boxes_digest
 from storage.files import write_bytes_atomic
 from storage.readers import read_dataset
 from storage.samples import Listing
 from storage.staged import STAGE_SHARD, Stamp, listing_digest, read_sources, staged_index, stamp_all, thin
 from storage.stages import StageFolder
 from tasks.context import Run
-from tasks.stage import INDEX_UNIT, InspectWork, TruthWork, begin_truth, finish_staging
+from tasks.stage import INDEX_UNIT, BoxWork, InspectWork, TruthWork, begin_truth, finish_staging
 from tasks.state import State
+from tasks.sweep import check_sweep
 
 
 def list_dataset(run: Run) -> tuple[Listing, list[tuple[Stamp, Stamp]], dict[str, Any]]:
@@ -30,6 +32,15 @@ def truth_folder(run: Run, staged: StageFolder) -> tuple[StageFolder, dict[str, 
         return None
     basis = keys.truth_basis(run.config, staged_index(staged), masks)
     return keys.stage_folder(run.workspace, "truth", basis), basis
+
+
+def box_folder(state: State, staged: StageFolder) -> tuple[StageFolder, dict[str, Any]] | None:
+    """Folder of the ground truth boxes, None where the data set has none."""
+    found = boxes_digest(read_sources(staged))
+    if not found:
+        return None
+    basis = boxes_basis(state.index, found, state.run.config.runtime.shard_images)
+    return keys.stage_folder(state.run.workspace, BOXES, basis), basis
 
 
 @flow(name="stage", validate_parameters=False, persist_result=False)
@@ -49,8 +60,14 @@ def stage_flow(state: State) -> None:
         write_bytes_atomic(run.workspace.index_path, data)
     state.done["stage"] = done
 
+    if found_boxes := box_folder(state, folder):
+        state.boxes, box_basis = found_boxes
+        state.boxes.begin(box_basis, shards=state.shards, classes=state.index.classes, index_stage=folder.name)
+        boxes = BoxWork(run, state.boxes, state.index, read_sources(folder))
+        state.done["boxes"] = run_work(boxes, state.workers, state.shards)
     if found := truth_folder(run, folder):
         state.truth, truth_basis = found
         begin_truth(state.truth, truth_basis, state.index, folder.name)
         work = TruthWork(run, state.truth, state.index, read_sources(folder))
         state.done["truth"] = run_work(work, state.workers, state.shards)
+    check_sweep(state)

@@ -178,9 +178,9 @@ def cards(state: State) -> list[OverlayCard]:
 
 def legend(classes: tuple[str, ...]) -> list[Swatch]:
     """Colours of the classes, where there are few enough to be told apart."""
-    colours = [tuple(int(part) for part in PALETTE[k]) for k in range(1, len(classes) + 1)]
     if len(classes) > MAX_LEGEND:
         return []
+    colours = [tuple(int(part) for part in PALETTE[k]) for k in range(1, len(classes) + 1)]
     return [Swatch(name, (red, green, blue)) for name, (red, green, blue) in zip(classes, colours, strict=True)]
 
 

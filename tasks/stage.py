@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from methods.audit import find_leaks, fingerprint
+from storage.boxes import BOXES, boxes_table
 from storage.decode import ImageRefused, decode_image, read_bytes
 from storage.faults import dying_point
 from storage.files import canonical_json, digest
@@ -26,7 +27,7 @@ from storage.staged import (
     write_staged,
 )
 from storage.stages import FACTS, StageFolder
-from storage.truth import read_truth
+from storage.truth import mask_digest, read_truth
 from tasks.context import FolderWork, Run
 
 INDEX_UNIT = "index"
@@ -81,14 +82,7 @@ class InspectWork(FolderWork):
         return {**findings, **seen, "fingerprint": fingerprint(image.pixels).astype(np.float16)}
 
     def _mask_hash(self, sample: Sample) -> str | None:
-        if sample.mask is None:
-            return None
-        if sample.mask.kind == "coco":
-            return digest(sample.mask.text.encode())
-        try:
-            return digest(read_bytes(self.run.root, sample.mask.path))
-        except ImageRefused as refusal:
-            raise StagingError(f"{sample.source}: mask {sample.mask.path}: {refusal}") from refusal
+        return mask_digest(self.run.root, sample.mask, sample.source) if sample.mask else None
 
 
 def finish_staging(run: Run, folder: StageFolder, classes: tuple[str, ...]) -> ImageIndex:
@@ -190,3 +184,20 @@ def begin_truth(folder: StageFolder, basis: dict[str, Any], index: ImageIndex, s
         arrays=label_specs(index, size, names=("label",)),
         index_stage=staged,
     )
+
+
+class BoxWork(FolderWork):
+    """Write the ground truth boxes, upright and checked."""
+
+    title = "boxes"
+
+    def __init__(self, run: Run, folder: StageFolder, index: ImageIndex, sources: pa.Table) -> None:
+        self.folder, self.index, self.sources = folder, index, sources
+        self.shards = index.shards(run.config.runtime.shard_images)
+
+    def __call__(self, shard: int) -> None:
+        """Write one shard."""
+        began = time.monotonic()
+        table = boxes_table(self.index, self.sources, self.index.working_rows(self.shards[shard]))
+        dying_point("infer")
+        self.folder.write(shard, tables={BOXES: table}, began=began)

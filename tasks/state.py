@@ -31,6 +31,7 @@ class State:
         self.run = run
         self.staged: StageFolder | None = None
         self.truth: StageFolder | None = None
+        self.boxes: StageFolder | None = None
         self.model: Path | None = None
         self.floors: StageFolder | None = None
         self.proposals: list[Labelled] = []

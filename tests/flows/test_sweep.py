@@ -114,3 +114,12 @@ class TestSweep:
         assert set(frame["threshold_source"]) == {"fixed", "rule"}
         assert "has the tightest masks that keep every label" in page
         assert ", by rule" in done.out
+
+    def test_gold_without_ground_truth_is_refused_before_training(
+        self, maskmill: Launcher, few: Path, tmp_path: Path
+    ) -> None:
+        for option, seen in (("dataset.mask=null", "ground truth"), ("sweep.gold_split=gone", "gone")):
+            done = maskmill.run("run", write(tmp_path, few), "-w", tmp_path / "workspace", "--set", option)
+            assert done.status == 2, done.err
+            assert seen in done.err
+            assert not list((tmp_path / "workspace").glob("models/*"))
