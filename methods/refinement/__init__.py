@@ -6,5 +6,28 @@ here.
 
 from methods.refinement.merge_classes import merge_classes
 from methods.refinement.otsu import otsu_masks, otsu_thresholds, quantise
+from methods.refinement.scg import scg
+from methods.refinement.self_correlation import (
+    RECURSEED,
+    SLIDES,
+    SPA_CUB,
+    SPA_ILSVRC,
+    ScgConstants,
+    correlate_levels,
+    self_correlation,
+)
 
-__all__ = ["merge_classes", "otsu_masks", "otsu_thresholds", "quantise"]
+__all__ = [
+    "RECURSEED",
+    "SLIDES",
+    "SPA_CUB",
+    "SPA_ILSVRC",
+    "ScgConstants",
+    "correlate_levels",
+    "merge_classes",
+    "otsu_masks",
+    "otsu_thresholds",
+    "quantise",
+    "scg",
+    "self_correlation",
+]
