@@ -6,6 +6,7 @@ here.
 
 from methods.refinement.merge_classes import merge_classes
 from methods.refinement.otsu import otsu_masks, otsu_thresholds, quantise
+from methods.refinement.pamr import pamr
 from methods.refinement.scg import scg
 from methods.refinement.self_correlation import (
     RECURSEED,
@@ -27,6 +28,7 @@ __all__ = [
     "merge_classes",
     "otsu_masks",
     "otsu_thresholds",
+    "pamr",
     "quantise",
     "scg",
     "self_correlation",
