@@ -4,6 +4,8 @@ Every function takes and gives tensors of one image or one batch. Where maps com
 here.
 """
 
+from methods.refinement.certain_filter import certain_filter
+from methods.refinement.component_boxes import component_boxes
 from methods.refinement.merge_classes import merge_classes
 from methods.refinement.otsu import otsu_masks, otsu_thresholds, quantise
 from methods.refinement.pamr import pamr
@@ -24,6 +26,8 @@ __all__ = [
     "SPA_CUB",
     "SPA_ILSVRC",
     "ScgConstants",
+    "certain_filter",
+    "component_boxes",
     "correlate_levels",
     "merge_classes",
     "otsu_masks",
