@@ -4,6 +4,7 @@ Every function takes and gives tensors of one image or one batch. Where maps com
 here.
 """
 
+from methods.refinement.canny import canny
 from methods.refinement.certain_filter import certain_filter
 from methods.refinement.component_boxes import component_boxes
 from methods.refinement.merge_classes import merge_classes
@@ -26,6 +27,7 @@ __all__ = [
     "SPA_CUB",
     "SPA_ILSVRC",
     "ScgConstants",
+    "canny",
     "certain_filter",
     "component_boxes",
     "correlate_levels",
