@@ -33,7 +33,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import interleaved, ratio, resident_bytes, show, spread
-from benchmarks.subject import BATCH, SEVERAL, SIDE, Methods, Subject, keep_memory
+from benchmarks.subject import BATCH, SEVERAL, SIDE, Methods, Subject
+from tasks.malloc import keep_memory
 
 REPETITIONS, PACKAGE_REPETITIONS = 5, 1
 SWEEP: Methods = tuple(("layer_cam", percentile) for percentile in range(0, 100, 10))

@@ -34,10 +34,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import interleaved, ratio, resident_bytes, show, spread
-from benchmarks.subject import keep_memory
 from methods.activation import ablation_cam, score_cam
 from methods.activation.from_layer import Route
 from methods.networks import build_classifier
+from tasks.malloc import keep_memory
 
 BACKBONE, SIDE, CLASSES, SEVERAL, BATCH, MAPS, FEW = "resnet18", 64, 20, 3, 16, 128, 20
 REPETITIONS, PACKAGE_REPETITIONS = 5, 1

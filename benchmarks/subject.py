@@ -1,6 +1,5 @@
 """A network with random weights and a batch, and the passes over it that benchmarks time."""
 
-import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,12 +87,3 @@ class Subject:
         """Record images with these numbers of classes, a batch after the other."""
         for start in range(0, len(counts), BATCH):
             self.record(self.of(counts[start : start + BATCH]))
-
-
-def keep_memory() -> None:
-    """Tell malloc (glibc) to give no memory back: page faults of fresh blocks otherwise fall on whatever comes next."""
-    library = ctypes.CDLL(None)
-    trim_threshold, mappings = -1, -4
-    if hasattr(library, "mallopt"):
-        library.mallopt(mappings, 0)
-        library.mallopt(trim_threshold, 2**31 - 1)

@@ -22,6 +22,7 @@ from flows.stage import stage_flow
 from storage.staged import count_leaks
 from storage.workspace import Workspace
 from tasks.context import Run
+from tasks.malloc import keep_memory
 from tasks.state import State, worker_count
 
 STEPS = ("stage", "classify", "propose", "refine", "evaluate", "report")
@@ -99,6 +100,7 @@ def maskmill_flow(
 
 def execute(run: Run, last: str, steps: Callable[[State, str], Any]) -> State:
     """Hold the workspace, do the steps, and record the run; where nothing is left to do no flow is started."""
+    keep_memory()
     with run.workspace.hold():
         state = finished(run, STEPS[: STEPS.index(last) + 1])
         if state is None:
