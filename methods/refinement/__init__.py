@@ -7,6 +7,7 @@ here.
 from methods.refinement.canny import canny
 from methods.refinement.certain_filter import certain_filter
 from methods.refinement.component_boxes import component_boxes
+from methods.refinement.edge_predict import edge_predict, super_pixels
 from methods.refinement.merge_classes import merge_classes
 from methods.refinement.otsu import otsu_masks, otsu_thresholds, quantise
 from methods.refinement.pamr import pamr
@@ -31,6 +32,7 @@ __all__ = [
     "certain_filter",
     "component_boxes",
     "correlate_levels",
+    "edge_predict",
     "merge_classes",
     "otsu_masks",
     "otsu_thresholds",
@@ -38,4 +40,5 @@ __all__ = [
     "quantise",
     "scg",
     "self_correlation",
+    "super_pixels",
 ]
