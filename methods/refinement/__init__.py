@@ -6,6 +6,7 @@ here.
 
 from methods.refinement.canny import canny
 from methods.refinement.certain_filter import certain_filter
+from methods.refinement.clean_up import clean_up
 from methods.refinement.component_boxes import component_boxes
 from methods.refinement.edge_predict import edge_predict, super_pixels
 from methods.refinement.merge_classes import merge_classes
@@ -30,6 +31,7 @@ __all__ = [
     "ScgConstants",
     "canny",
     "certain_filter",
+    "clean_up",
     "component_boxes",
     "correlate_levels",
     "edge_predict",
