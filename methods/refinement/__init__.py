@@ -12,6 +12,7 @@ from methods.refinement.edge_predict import edge_predict, super_pixels
 from methods.refinement.merge_classes import merge_classes
 from methods.refinement.otsu import otsu_masks, otsu_thresholds, quantise
 from methods.refinement.pamr import pamr
+from methods.refinement.random_walk import path_affinities, random_walk
 from methods.refinement.scg import scg
 from methods.refinement.self_correlation import (
     RECURSEED,
@@ -39,7 +40,9 @@ __all__ = [
     "otsu_masks",
     "otsu_thresholds",
     "pamr",
+    "path_affinities",
     "quantise",
+    "random_walk",
     "scg",
     "self_correlation",
     "super_pixels",
