@@ -8,6 +8,7 @@ from methods.refinement.canny import canny
 from methods.refinement.certain_filter import certain_filter
 from methods.refinement.clean_up import clean_up
 from methods.refinement.component_boxes import component_boxes
+from methods.refinement.dense_crf import DenseCrfMissingError, dense_crf, require_pydensecrf
 from methods.refinement.edge_predict import edge_predict, super_pixels
 from methods.refinement.merge_classes import merge_classes
 from methods.refinement.otsu import otsu_masks, otsu_thresholds, quantise
@@ -29,12 +30,14 @@ __all__ = [
     "SLIDES",
     "SPA_CUB",
     "SPA_ILSVRC",
+    "DenseCrfMissingError",
     "ScgConstants",
     "canny",
     "certain_filter",
     "clean_up",
     "component_boxes",
     "correlate_levels",
+    "dense_crf",
     "edge_predict",
     "merge_classes",
     "otsu_masks",
@@ -43,6 +46,7 @@ __all__ = [
     "path_affinities",
     "quantise",
     "random_walk",
+    "require_pydensecrf",
     "scg",
     "self_correlation",
     "super_pixels",
