@@ -4,6 +4,8 @@ Counting is apart from reducing: a shard keeps counts, a report adds them up and
 in; where they were read from is not known here.
 """
 
+from methods.metrics.box_accuracy import BoxAccuracy
+from methods.metrics.boxes import box_iou, scale_boxes
 from methods.metrics.classification import average_precision, classification_metrics
 from methods.metrics.confusion import ConfusionMatrix, segmentation_metrics
 from methods.metrics.label_share import label_share
@@ -17,9 +19,11 @@ from methods.metrics.pixel_counts import (
 from methods.metrics.threshold_curve import ThresholdCurve, curve_counts
 
 __all__ = [
+    "BoxAccuracy",
     "ConfusionMatrix",
     "ThresholdCurve",
     "average_precision",
+    "box_iou",
     "class_counts",
     "classification_metrics",
     "curve_counts",
@@ -28,5 +32,6 @@ __all__ = [
     "image_foreground_counts",
     "label_share",
     "pair_counts",
+    "scale_boxes",
     "segmentation_metrics",
 ]

@@ -5,6 +5,7 @@ by the contours of OpenCV, polygons through pixel centres. The same boxes follow
 OpenCV is not needed; where it is installed, it is only faster.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 Contours = Literal["largest", "all"]
 Backend = Literal["auto", "opencv", "scipy"]
-Boxes = NDArray[np.int64]
+Rectangles = list[Sequence[int]]
 Mask = TypeVar("Mask", Tensor, NDArray[Any])
 EIGHT = np.ones((3, 3), dtype=np.int8)
 
@@ -84,9 +85,11 @@ def component_boxes(mask: Mask, contours: Contours = "largest", *, backend: Back
     if not found.any():
         return np.zeros((0, 4), dtype=np.int64)
     if backend == "opencv" or (backend == "auto" and has_opencv()):
-        found = opencv_boxes(found.astype(np.uint8), contours)
+        rectangles = opencv_rectangles(found, contours)
     else:
-        found = scipy_boxes(found, contours)
+        rectangles = scipy_rectangles(found, contours)
+    found = np.array(rectangles, dtype=np.int64)
+    found[:, 2:] += found[:, :2]
     return found[np.lexsort(found.T[::-1])]
 
 
@@ -100,45 +103,40 @@ def has_opencv() -> bool:
     return True
 
 
-def opencv_boxes(mask: NDArray[np.uint8], contours: Contours) -> Boxes:
-    """Boxes of a mask that is not empty, unordered and unchecked; see :func:`component_boxes`.
+def opencv_rectangles(mask: NDArray[np.bool_], contours: Contours, origin: tuple[int, int] = (0, 0)) -> Rectangles:
+    """Rectangles ``(x0, y0, width, height)`` of a mask that is not empty, in any order; see :func:`component_boxes`.
 
-    Examples
-    --------
-    >>> opencv_boxes(np.ones((2, 3), np.uint8), "all").tolist()  # doctest: +SKIP
-    [[0, 0, 3, 2]]
+    ``origin`` is the place ``(x, y)`` of the mask's first pixel in the image that it was cut from.
     """
     import cv2
 
     # Outer contours are enough for the largest: what lies inside of another is smaller than that.
     mode = cv2.RETR_LIST if contours == "all" else cv2.RETR_EXTERNAL
-    polygons, _ = cv2.findContours(mask, mode, cv2.CHAIN_APPROX_SIMPLE)
+    polygons, _ = cv2.findContours(mask.view(np.uint8), mode, cv2.CHAIN_APPROX_SIMPLE, offset=origin)
     if contours == "largest" and len(polygons) > 1:
         polygons = [max(polygons, key=cv2.contourArea)]
-    boxes = np.array([cv2.boundingRect(polygon) for polygon in polygons], dtype=np.int64)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes
+    return [cv2.boundingRect(polygon) for polygon in polygons]
 
 
-def scipy_boxes(mask: NDArray[np.bool_], contours: Contours) -> Boxes:
-    """Boxes of a mask that is not empty, unordered and unchecked; see :func:`component_boxes`.
+def scipy_rectangles(mask: NDArray[np.bool_], contours: Contours, origin: tuple[int, int] = (0, 0)) -> Rectangles:
+    """The rectangles of :func:`opencv_rectangles` without OpenCV.
 
     Examples
     --------
     >>> ring = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool)
-    >>> scipy_boxes(ring, "all").tolist()
-    [[0, 0, 3, 3], [0, 0, 3, 3]]
+    >>> scipy_rectangles(ring, "all", origin=(20, 10))
+    [(20, 10, 3, 3), (20, 10, 3, 3)]
     """
     labels, count = ndimage.label(mask, EIGHT)
     if contours == "largest":
-        return _bounds(labels) if count == 1 else _largest(mask)
+        return _bounds(labels, origin) if count == 1 else _largest(mask, origin)
     # A frame around the image joins what reaches the border; its label is 1, the first in raster order.
     holes, count = ndimage.label(np.pad(~mask, 1, constant_values=True))
-    grown = _bounds(holes)[1:] + np.array([-2, -2, 0, 0]) if count > 1 else np.zeros((0, 4), dtype=np.int64)
-    return np.concatenate([_bounds(labels), grown])
+    _, *inner = _bounds(holes, (origin[0] - 1, origin[1] - 1)) if count > 1 else [(0, 0, 0, 0)]
+    return [*_bounds(labels, origin), *((x - 1, y - 1, width + 2, height + 2) for x, y, width, height in inner)]
 
 
-def _largest(mask: NDArray[np.bool_]) -> Boxes:
+def _largest(mask: NDArray[np.bool_], origin: tuple[int, int]) -> Rectangles:
     frame, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
     labels, count = ndimage.label(frame[1:-1, 1:-1] != 1, EIGHT)
     corners = np.stack([labels[:-1, :-1], labels[:-1, 1:], labels[1:, :-1], labels[1:, 1:]])
@@ -148,10 +146,12 @@ def _largest(mask: NDArray[np.bool_]) -> Boxes:
     areas = np.bincount(whose[inside > 2], weights=inside[inside > 2] - 2, minlength=count + 1)[1:]
     equal = np.flatnonzero(areas == areas.max()) + 1
     last = max(equal.tolist(), key=lambda label: int((labels == label).argmax()))
-    return _bounds(labels)[last - 1 : last]
+    return _bounds(labels, origin)[last - 1 : last]
 
 
-def _bounds(labels: NDArray[Any]) -> Boxes:
-    """Boxes of the labels 1..n of an image."""
-    found = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
-    return np.array(found, dtype=np.int64).reshape(-1, 4)
+def _bounds(labels: NDArray[Any], origin: tuple[int, int]) -> Rectangles:
+    """Rectangles of the labels 1..n of an image."""
+    left, top = origin
+    return [
+        (x.start + left, y.start + top, x.stop - x.start, y.stop - y.start) for y, x in ndimage.find_objects(labels)
+    ]
