@@ -9,6 +9,9 @@ from methods.metrics.boxes import box_iou, scale_boxes
 from methods.metrics.classification import average_precision, classification_metrics
 from methods.metrics.confusion import ConfusionMatrix, segmentation_metrics
 from methods.metrics.label_share import label_share
+from methods.metrics.localization import LocalizationAccuracy, localization_metrics
+from methods.metrics.localization_errors import LocalizationErrors, localization_error
+from methods.metrics.pixel_average_precision import PixelAveragePrecision, evaluation_mask
 from methods.metrics.pixel_counts import (
     class_counts,
     foreground_counts,
@@ -21,16 +24,22 @@ from methods.metrics.threshold_curve import ThresholdCurve, curve_counts
 __all__ = [
     "BoxAccuracy",
     "ConfusionMatrix",
+    "LocalizationAccuracy",
+    "LocalizationErrors",
+    "PixelAveragePrecision",
     "ThresholdCurve",
     "average_precision",
     "box_iou",
     "class_counts",
     "classification_metrics",
     "curve_counts",
+    "evaluation_mask",
     "foreground_counts",
     "image_counts",
     "image_foreground_counts",
     "label_share",
+    "localization_error",
+    "localization_metrics",
     "pair_counts",
     "scale_boxes",
     "segmentation_metrics",

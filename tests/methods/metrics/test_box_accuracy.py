@@ -129,6 +129,19 @@ class TestBoxAccuracy:
         assert not accuracy.correct.any()
 
 
+class TestGolden:
+    def test_is_read_completely(self, golden: Golden) -> None:
+        # The first row here, the boxes by test_boxes and tests/methods/refinement/test_component_boxes.
+        kinds = [f"{step}_{name}" for step in ("s001", "s01") for _, name in CONTOURS]
+        assert set(golden("wsol_box")) == {
+            *("scoremap_q", "gt_box_counts", "gt_boxes_resized", "cam_thresholds_s001", "cam_thresholds_s01", "_meta"),
+            *(f"num_correct_{kind}" for kind in kinds),
+            *(f"maxboxacc_per_iou_{kind}" for kind in kinds),
+            *("image_sizes_wh", "class_labels", "gt_boxes_original", "box_thresholds"),
+            *("single_boxes", "multi_boxes_sorted", "multi_box_counts"),
+        }
+
+
 class TestRefusals:
     def test_nothing_counted_is_undefined(self) -> None:
         accuracy = BoxAccuracy()
