@@ -4,10 +4,12 @@ Counting is apart from reducing: a shard keeps counts, a report adds them up and
 in; where they were read from is not known here.
 """
 
+from methods.metrics.bootstrap import Interval, bootstrap_interval, mean_iou, mean_ratio, pooled_iou
 from methods.metrics.box_accuracy import BoxAccuracy
 from methods.metrics.boxes import box_iou, scale_boxes
 from methods.metrics.classification import average_precision, classification_metrics
 from methods.metrics.confusion import ConfusionMatrix, segmentation_metrics
+from methods.metrics.floors import centred_gaussian
 from methods.metrics.label_share import label_share
 from methods.metrics.localization import LocalizationAccuracy, localization_metrics
 from methods.metrics.localization_errors import LocalizationErrors, localization_error
@@ -24,12 +26,15 @@ from methods.metrics.threshold_curve import ThresholdCurve, curve_counts
 __all__ = [
     "BoxAccuracy",
     "ConfusionMatrix",
+    "Interval",
     "LocalizationAccuracy",
     "LocalizationErrors",
     "PixelAveragePrecision",
     "ThresholdCurve",
     "average_precision",
+    "bootstrap_interval",
     "box_iou",
+    "centred_gaussian",
     "class_counts",
     "classification_metrics",
     "curve_counts",
@@ -40,7 +45,10 @@ __all__ = [
     "label_share",
     "localization_error",
     "localization_metrics",
+    "mean_iou",
+    "mean_ratio",
     "pair_counts",
+    "pooled_iou",
     "scale_boxes",
     "segmentation_metrics",
 ]

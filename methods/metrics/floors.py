@@ -65,3 +65,41 @@ def centred_box(classes: Sequence[int], size: tuple[int, int], side: float) -> M
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     mask[top : top + height, left : left + width] = classes[0] if classes else 0
     return mask
+
+
+def centred_gaussian(size: tuple[int, int], width: float = 0.25) -> npt.NDArray[np.float64]:
+    """A soft map that says the object is in the middle: the floor of metrics that look for the best threshold.
+
+    Parameters
+    ----------
+    size
+        Height and width of the map, ``(H, W)``.
+    width
+        Standard deviation as a fraction of the image's sides, positive.
+
+    Returns
+    -------
+    ndarray
+        ``(H, W)`` float64 in [0, 1], largest 1 at the centre.
+
+    Raises
+    ------
+    ValueError
+        A width or a size that is not positive.
+
+    References
+    ----------
+    Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020.
+
+    Examples
+    --------
+    >>> centred_gaussian((1, 3), 0.5).round(2).tolist()
+    [[0.8, 1.0, 0.8]]
+    """
+    if not 0 < width < float("inf"):
+        raise ValueError(f"expected a positive width, got {width}")
+    if min(size) < 1:
+        raise ValueError(f"expected a size of at least 1 pixel, got {size}")
+    down, across = (np.exp(-(((np.arange(n) - (n - 1) / 2) / (n * width)) ** 2) / 2) for n in size)
+    # An even side has its centre between two pixels: divided by the largest, the map reaches 1 all the same.
+    return np.outer(down / down.max(), across / across.max())

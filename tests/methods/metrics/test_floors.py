@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from methods.metrics.floors import centred_box, whole_image
+from methods.metrics.floors import centred_box, centred_gaussian, whole_image
 
 
 class TestWholeImage:
@@ -41,3 +42,29 @@ class TestCentredBox:
     def test_refuses_sides_out_of_range(self, side: float) -> None:
         with pytest.raises(ValueError, match=r"expected a side in \(0, 1\]"):
             centred_box([1], (4, 4), side)
+
+
+class TestCentredGaussian:
+    def test_golden(self) -> None:
+        # One standard deviation is 2 of 8 pixels; the centre lies between two of them.
+        distance = (np.arange(8) - 3.5) / 2
+        expected = np.exp(-(distance**2) / 2) / np.exp(-(0.25**2) / 2)
+        np.testing.assert_allclose(centred_gaussian((1, 8))[0], expected)
+
+    @limits(max_examples=25)
+    @given(st.integers(1, 40), st.integers(1, 40), st.floats(0.05, 2))
+    def test_symmetric_and_falling_from_one(self, height: int, width: int, spread: float) -> None:
+        found = centred_gaussian((height, width), spread)
+        assert found.max() == 1
+        assert found.min() >= 0
+        np.testing.assert_allclose(found, found[::-1, ::-1])
+        assert (np.diff(found[height // 2, width // 2 :]) <= 0).all()
+
+    @pytest.mark.parametrize("width", [0, -1, float("nan"), float("inf")])
+    def test_refuses_widths(self, width: float) -> None:
+        with pytest.raises(ValueError, match="expected a positive width"):
+            centred_gaussian((4, 4), width)
+
+    def test_refuses_an_empty_image(self) -> None:
+        with pytest.raises(ValueError, match="at least 1 pixel"):
+            centred_gaussian((0, 4))
