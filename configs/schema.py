@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from configs.dataset import Dataset, Location, Names, Section
 from configs.proposals import GradientProposal, Proposal, Sweep
+from configs.refine import OtsuStep, Step, check_order
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -58,25 +59,11 @@ class Classifier(Section):
     """Images per forward pass outside of training."""
 
 
-class OtsuStep(Section):
-    """Split every map at its own Otsu threshold."""
-
-    step: Literal["otsu"]
-
-
-class ThresholdStep(Section):
-    """Split every min-max normalised map at one value."""
-
-    step: Literal["threshold"]
-    value: Fraction = 0.2
-
-
-Step = Annotated[OtsuStep | ThresholdStep, Field(discriminator="step")]
-
-
 class Evaluate(Section):
     """What is measured."""
 
+    steps: bool = True
+    """Measure the labels after every step of ``refine``, not only the last."""
     curve: bool = True
     """Count every threshold too (told apart as ``oracle``: it looks at the ground truth)."""
     centred_box: float = Field(default=0.7, gt=0, le=1)
@@ -128,6 +115,16 @@ class RunConfig(Section):
         listed = [one.settings for one in self.proposals]
         swept = self.sweep.proposals() if self.sweep else []
         return [*self.proposals, *(one for one in swept if one.settings not in listed)]
+
+    @model_validator(mode="after")
+    def _steps_in_order(self) -> "RunConfig":
+        check_order(self.refine)
+        if self.refine[0].step == "scg" and self.runtime.precision != "float32":
+            # Its column-wise min-max amplifies what half precision loses.
+            raise ValueError(
+                f"refine: scg expected runtime.precision float32, saw {self.runtime.precision}; use one or the other"
+            )
+        return self
 
     @model_validator(mode="after")
     def _unique_titles(self) -> "RunConfig":

@@ -1,28 +1,45 @@
-"""Refine: masks and confidences from the stored soft maps."""
+"""Refine: labels and confidences from the stored soft maps, after every step of refinement."""
 
 from prefect import flow
 
+from configs.refine import prefixes
 from flows.pool import run_work
 from storage import keys
+from storage.stages import StageFolder
 from tasks.refine import RefineWork, begin_masks
-from tasks.state import State
+from tasks.state import LabelSet, State
 
 
 def mask_folders(state: State) -> None:
-    """Name the label set of every proposal."""
-    run = state.run
-    state.masks = [
-        (one, keys.stage_folder(run.workspace, "mask", keys.mask_basis(run.config, state.index, folder)))
-        for one, folder in state.proposals
+    """Name the label sets of every proposal."""
+    state.label_sets = [
+        _label_sets(state, folder, _correlated(state, place)) for place, (_, folder) in enumerate(state.proposals)
     ]
+
+
+def _correlated(state: State, place: int) -> StageFolder | None:
+    return state.correlated[place] if state.correlated else None
+
+
+def _label_sets(state: State, proposal: StageFolder, correlated: StageFolder | None) -> list[LabelSet]:
+    config = state.run.config
+    sets = []
+    for stage, steps in prefixes(config.refine, every=config.evaluate.steps):
+        basis = keys.mask_basis(config, state.index, proposal, steps, correlated)
+        sets.append(LabelSet(stage, steps, keys.stage_folder(state.run.workspace, "mask", basis)))
+    return sets
 
 
 @flow(name="refine", validate_parameters=False, persist_result=False)
 def refine_flow(state: State) -> None:
-    """Bring the masks of every proposal up to date."""
+    """Bring the label sets of every proposal up to date."""
     mask_folders(state)
-    done = 0
-    for (_, proposal), (_, folder) in zip(state.proposals, state.masks, strict=True):
-        begin_masks(folder, keys.mask_basis(state.run.config, state.index, proposal), state.index, state.index_stage)
-        done += run_work(RefineWork(state.run.config, state.index, proposal, folder), state.workers, state.shards)
+    config, done = state.run.config, 0
+    for place, ((_, proposal), sets) in enumerate(zip(state.proposals, state.label_sets, strict=True)):
+        correlated = _correlated(state, place)
+        for one in sets:
+            basis = keys.mask_basis(config, state.index, proposal, one.steps, correlated)
+            begin_masks(one.folder, basis, state.index, state.index_stage)
+        work = RefineWork(config, state.index, state.source(), proposal, correlated, sets)
+        done += run_work(work, state.workers, state.shards)
     state.done["refine"] = done

@@ -65,19 +65,20 @@ def _classified(state: State) -> bool:
 
 def _proposed(state: State) -> bool:
     proposal_folders(state)
-    return _complete([folder for _, folder in state.proposals])
+    return _complete([*(folder for _, folder in state.proposals), *state.correlated])
 
 
 def _refined(state: State) -> bool:
     mask_folders(state)
-    return _complete([folder for _, folder in state.masks])
+    return _complete([one.folder for sets in state.label_sets for one in sets])
 
 
 def _evaluated(state: State) -> bool:
     evaluation_folders(state)
-    counts = [folder for _, folder in state.evaluations] + ([state.floors] if state.floors else [])
+    counts = [folder for folders in (*state.counts, *state.changes) for folder in folders]
     state.report = report_folder(state)
-    return _complete(counts) and CommitLog(state.report).path(METRICS_UNIT).exists()
+    done = CommitLog(state.report).path(METRICS_UNIT).exists()
+    return done and _complete(counts + ([state.floors] if state.floors else []))
 
 
 def _reported(state: State) -> bool:

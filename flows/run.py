@@ -21,6 +21,7 @@ from flows.resume import finished
 from flows.stage import stage_flow
 from storage.staged import count_leaks
 from storage.workspace import Workspace
+from tasks.chain import check_packages
 from tasks.context import Run
 from tasks.malloc import keep_memory
 from tasks.state import State, worker_count
@@ -100,6 +101,7 @@ def maskmill_flow(
 
 def execute(run: Run, last: str, steps: Callable[[State, str], Any]) -> State:
     """Hold the workspace, do the steps, and record the run; where nothing is left to do no flow is started."""
+    check_packages(run.config)
     keep_memory()
     with run.workspace.hold():
         state = finished(run, STEPS[: STEPS.index(last) + 1])

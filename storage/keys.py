@@ -4,9 +4,11 @@ A basis holds the stage's own configuration and the keys of what it reads, never
 counts or time stamps.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from configs.proposals import Proposal
+from configs.refine import ScgStep, Step
 from configs.schema import RunConfig
 from storage.files import file_digest
 from storage.index import ImageIndex
@@ -84,22 +86,46 @@ def proposal_basis(config: RunConfig, proposal: Proposal, index: ImageIndex, wei
     }
 
 
-def mask_basis(config: RunConfig, index: ImageIndex, proposal: StageFolder) -> Basis:
-    """Of the masks made from one proposal."""
+def correlation_basis(config: RunConfig, step: ScgStep, proposal: StageFolder) -> Basis:
+    """Of one proposal's maps after self-correlation; the proposal's key covers network, input and arithmetic."""
     return {
-        "refine": [step.model_dump(mode="json") for step in config.refine],
+        "scg": step.model_dump(mode="json"),
         "proposal": proposal.name,
+        "shard_images": config.runtime.shard_images,
+    }
+
+
+def mask_basis(
+    config: RunConfig,
+    index: ImageIndex,
+    proposal: StageFolder,
+    steps: Sequence[Step] | None = None,
+    correlated: StageFolder | None = None,
+) -> Basis:
+    """Of the masks made from one proposal by some steps; default: all of the run's."""
+    used = config.refine if steps is None else steps
+    return {
+        "refine": [step.model_dump(mode="json") for step in used],
+        "proposal": proposal.name,
+        "correlated": correlated.name if correlated and any(step.step == "scg" for step in used) else None,
         "index": index.key,
         "shard_images": config.runtime.shard_images,
     }
 
 
-def evaluation_basis(config: RunConfig, truth: StageFolder, labels: StageFolder | None) -> Basis:
-    """Of the counts of one label set against the truth, or of the floor rows where there is no label set."""
-    settings = config.evaluate.model_dump(mode="json")
-    settings.pop("centred_box" if labels else "curve")
+def change_basis(config: RunConfig, before: StageFolder, after: StageFolder) -> Basis:
+    """Of the counts of one label set against the one before it."""
+    return {"before": before.name, "after": after.name, "shard_images": config.runtime.shard_images}
+
+
+def evaluation_basis(config: RunConfig, truth: StageFolder, labels: StageFolder | None, *, final: bool = True) -> Basis:
+    """Of the counts of one label set against the truth, or of the floor rows where there is no label set.
+
+    Thresholds are swept once per proposal, with its ``final`` label set.
+    """
+    settings = config.evaluate.model_dump(mode="json", include={"centred_box"} if labels is None else {"curve"})
     return {
-        "evaluate": settings,
+        "evaluate": settings if final else {"curve": False},
         "truth": truth.name,
         "labels": labels.name if labels else None,
         "shard_images": config.runtime.shard_images,

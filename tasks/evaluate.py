@@ -55,11 +55,18 @@ class EvaluateWork(FolderWork):
     title = "evaluate"
 
     def __init__(
-        self, config: RunConfig, truth: LabelStore, labels: LabelStore, proposal: StageFolder, folder: StageFolder
+        self,
+        truth: LabelStore,
+        labels: LabelStore,
+        proposal: StageFolder,
+        folder: StageFolder,
+        shard_images: int,
+        *,
+        curve: bool,
     ) -> None:
-        self.config, self.truth, self.labels, self.proposal, self.folder = config, truth, labels, proposal, folder
+        self.truth, self.labels, self.proposal, self.folder, self.curve = truth, labels, proposal, folder, curve
         self.index: ImageIndex = truth.index
-        self.shards = self.index.shards(config.runtime.shard_images)
+        self.shards = self.index.shards(shard_images)
 
     def __call__(self, shard: int) -> None:
         """Count one shard."""
@@ -74,7 +81,7 @@ class EvaluateWork(FolderWork):
             )
             counts += [{"row": row, "split": self.index.splits[row], "method": "", **cell} for cell in cells]
         tables = {FACTS: pa.Table.from_pylist(counts, COUNTS)}
-        if self.config.evaluate.curve:
+        if self.curve:
             tables[CURVE] = self._curve(part, rows, truths)
         dying_point("infer")
         self.folder.write(shard, tables=tables, began=began)
@@ -100,6 +107,31 @@ class EvaluateWork(FolderWork):
             for t, b, q in zip(*np.nonzero(counts), strict=True)
         ]
         return pa.Table.from_pylist(cells, CURVE_COUNTS)
+
+
+class ChangeWork(FolderWork):
+    """Counts of one label set against the one before it: what a step of refinement changed."""
+
+    title = "changes"
+
+    def __init__(self, config: RunConfig, before: LabelStore, after: LabelStore, folder: StageFolder) -> None:
+        self.before, self.after, self.folder = before, after, folder
+        self.index: ImageIndex = before.index
+        self.shards = self.index.shards(config.runtime.shard_images)
+
+    def __call__(self, shard: int) -> None:
+        """Count one shard."""
+        began = time.monotonic()
+        part = self.shards[shard]
+        before, after = self.before.shard_masks(part), self.after.shard_masks(part)
+        rows = judged_rows(self.index, part, before)
+        total, counts = len(self.index.classes) + 1, []
+        for row in rows:
+            place = row - part.rows.start
+            cells = sparse_counts(after[place], before[place], total)
+            counts += [{"row": row, "split": self.index.splits[row], "method": "", **cell} for cell in cells]
+        dying_point("infer")
+        self.folder.write(shard, tables={FACTS: pa.Table.from_pylist(counts, COUNTS)}, began=began)
 
 
 class FloorWork(FolderWork):

@@ -74,18 +74,22 @@ def _require_pooled_head(network: ClassifierNetwork, images: Tensor, last: Tenso
 
 @dataclass(frozen=True)
 class MapMaker:
-    """Makes the maps of several proposals; ``compiled`` as in :func:`methods.activation.soft_maps`."""
+    """Makes the maps of several proposals.
+
+    ``compiled`` is as in :func:`methods.activation.soft_maps`; ``also`` are layers that others want of the recording.
+    """
 
     network: ClassifierNetwork
     compiled: bool = False
+    also: tuple[str, ...] = ()
 
-    def __call__(self, images: Tensor, pairs: Tensor, proposals: Sequence[Proposal]) -> tuple[Tensor, list[Tensor]]:
-        """Logits ``[B, K]`` of the images, and the maps ``[P, h, w]`` float32 of each proposal.
+    def __call__(self, images: Tensor, pairs: Tensor, proposals: Sequence[Proposal]) -> tuple[Record, list[Tensor]]:
+        """The recording of the images, and the maps ``[P, h, w]`` float32 of each proposal; none without pairs.
 
         Every gradient CAM and CAM comes from one recording; each other method pays for its own passes.
         """
         shared = [one for one in proposals if isinstance(one, GradientProposal | ClassMapProposal)]
-        layers = sorted({layer for one in shared for layer in layers_of(self.network, one)})
+        layers = sorted({layer for one in shared for layer in layers_of(self.network, one)} | {*self.also})
         # A gradient that is zero everywhere says something about the image (a constant map): it is no fault here.
         seen = record(
             self.network.model,
@@ -95,7 +99,7 @@ class MapMaker:
             allow_zero_gradients=True,
         )
         if not len(pairs):
-            return seen.logits, []
+            return seen, []
         recipes = {one.title: self._recipe(one) for one in shared if isinstance(one, GradientProposal)}
         made = dict(zip(recipes, soft_maps(seen, list(recipes.values()), compiled=self.compiled), strict=True))
         maps = []
@@ -107,7 +111,7 @@ class MapMaker:
                     maps.append(self._class_maps(one, seen))
                 case _:
                     maps.append(self._own(one, images, pairs))
-        return seen.logits, [one.to(torch.float32) for one in maps]
+        return seen, [one.to(torch.float32) for one in maps]
 
     def _recipe(self, one: GradientProposal) -> Recipe:
         layers = tuple(layers_of(self.network, one))

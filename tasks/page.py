@@ -11,14 +11,17 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from configs import dump_config
+from configs.refine import KINDS
 from methods.visuals import heat, outline, overlay, voc_palette
 from storage.report_figures import curve_figure
 from storage.report_page import Figure, OverlayCard, Quarantined, ReportPage, Swatch, Table, Tile, Value
 from storage.stages import FACTS
+from tasks.chain import StepError
 from tasks.images import ImageSource
 from tasks.metrics import image_scores
-from tasks.refine import NONFINITE, PairMaps
+from tasks.refine import ChainReader
 from tasks.state import State
+from tasks.steps import step_table
 from tasks.summary import HEADLINES, summary_rows
 from tasks.sweep import swept_only
 from tasks.sweep_page import sweep_figures, sweep_provenance, sweep_tables, sweep_tiles, sweep_warnings
@@ -29,6 +32,7 @@ MAX_LEAKS = 50
 MAX_LEGEND = 24
 CARD_SIDE = 320
 PALETTE = voc_palette()
+Pixels = np.ndarray[Any, Any]
 
 
 def build_page(state: State, folder: Path) -> ReportPage:
@@ -39,7 +43,7 @@ def build_page(state: State, folder: Path) -> ReportPage:
     leaks = leak_table(state)
     only = swept_only(state)
     tables = [method_table(metrics, only), *sweep_tables(frame), class_table(state, frame[~frame["method"].isin(only)])]
-    tables += [classifier_table(frame), *leaks]
+    tables += [step_table(state, frame[~frame["method"].isin(only)]), classifier_table(frame), *leaks]
     return ReportPage(
         title=state.run.config.report.title,
         subtitle=f"{len(state.index)} images, {len(state.index.classes)} classes, report {folder.name}",
@@ -186,14 +190,11 @@ def legend(classes: tuple[str, ...]) -> list[Swatch]:
 
 def card(state: State, source: ImageSource, row: int, badge: str) -> OverlayCard:
     """Image, soft map, mask and ground truth of one image."""
-    index, size = state.index, state.index.sizes[row]
+    index = state.index
     pixels = source.pixels(row)
-    proposal, masks = state.proposals[0], state.masks[0]
+    masks = state.masks[0]
     store = state.label_store(masks[1])
-    shown = [("image", pixels)]
-    pairs = PairMaps(proposal[1], store.shard_of(row).number)
-    if row in pairs.by_row and all(pair["flag"] != NONFINITE for pair in pairs.by_row[row]):
-        shown.append((f"map: {pairs.by_row[row][0]['class']}", heat(pairs.maps(row, size)[0].numpy(), pixels)))
+    shown = [("image", pixels), *strip(state, source, row, pixels, store.shard_of(row).number)]
     shown.append(("mask", overlay(pixels, store.mask(row), PALETTE)))
     if state.truth is not None:
         truth = state.label_store(state.truth).mask(row)
@@ -201,6 +202,23 @@ def card(state: State, source: ImageSource, row: int, badge: str) -> OverlayCard
     labels = ", ".join(index.classes[k - 1] for k in index.class_ids[row]) or "no label"
     caption = f"{labels} · {index.splits[row]} · {masks[0].title}"
     return OverlayCard(index.ids[row], [(name, jpeg(picture)) for name, picture in shown], caption, badge)
+
+
+def strip(state: State, source: ImageSource, row: int, pixels: Pixels, shard: int) -> list[tuple[str, Pixels]]:
+    """The first class's map of an image as the method made it, and after every step on maps."""
+    proposal, sets = state.proposals[0][1], state.label_sets[0]
+    reader = ChainReader(state.index, source, proposal, state.correlated[0] if state.correlated else None, shard)
+    chain = reader.chain(row, sets)
+    if chain is None or not len(chain.maps):
+        return []
+    shown = [(f"map: {reader.pairs.by_row[row][0]['class']}", heat(chain.maps[0].numpy(), pixels))]
+    soft = [one for one in sets[-1].steps if KINDS[one.step] == "map"]
+    for count, one in enumerate(soft, start=1):
+        try:
+            shown.append((one.step, heat(chain.refined(soft[:count])[0].numpy(), pixels)))
+        except StepError:  # the image is in quarantine, with the step's name
+            break
+    return shown
 
 
 def jpeg(pixels: np.ndarray[Any, Any]) -> bytes:

@@ -1,6 +1,7 @@
 """Proposals: one recording per batch of images serves every configured method."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,18 +9,19 @@ from torch import Tensor
 
 from configs import RunConfig
 from configs.proposals import Proposal
+from configs.refine import ScgStep
 from methods.activation.halving import halving
 from methods.networks import ClassifierNetwork
 from storage.arrays import ArraySpec
 from storage.faults import dying_point
 from storage.index import ImageIndex, Shard
 from storage.stages import FACTS, StageFolder, unit_name
+from tasks.correlate import Correlator
 from tasks.findings import Findings
 from tasks.images import ImageSource, to_input
 from tasks.maps import MapMaker
 from tasks.network import as_computed
 
-Labelled = tuple[Proposal, StageFolder]
 SCORE = "score"
 LOGITS = "logits"
 
@@ -40,6 +42,15 @@ def begin_proposal(
     folder.begin(basis, shards=shards, classes=index.classes, arrays=[score], index_stage=staged)
 
 
+@dataclass(frozen=True)
+class Product:
+    """Soft maps that a pass makes: a proposal's own, or what self-correlation makes of them."""
+
+    proposal: Proposal
+    folder: StageFolder
+    correlated: bool = False
+
+
 class ProposeWork:
     """Soft maps of every proposal that lacks a shard, from one forward pass and one backward per class rank."""
 
@@ -52,49 +63,61 @@ class ProposeWork:
         network: ClassifierNetwork,
         source: ImageSource,
         device: torch.device,
-        proposals: list[Labelled],
+        products: list[Product],
         *,
         multi_label: bool,
     ) -> None:
         self.config, self.index, self.source, self.device = config, index, source, device
-        self.proposals, self.multi_label = proposals, multi_label
-        self.maker = MapMaker(network, compiled=config.runtime.compile)
+        self.products, self.multi_label = products, multi_label
+        step = config.refine[0]
+        self.correlator = Correlator(network, step) if isinstance(step, ScgStep) else None
+        also = tuple(self.correlator.layers) if self.correlator else ()
+        self.maker = MapMaker(network, compiled=config.runtime.compile, also=also)
         self.fits = config.classifier.batch_size
         self.shards = index.shards(config.runtime.shard_images)
         self.room = pair_capacity(index, config.runtime.shard_images)
 
     def missing(self) -> list[int]:
-        """Shards that at least one proposal lacks."""
-        return sorted({shard for _, folder in self.proposals for shard in folder.missing()})
+        """Shards that at least one product lacks."""
+        return sorted({shard for one in self.products for shard in one.folder.missing()})
 
     def __call__(self, shard: int) -> None:
-        """Compute one shard for the proposals that lack it."""
+        """Compute one shard for the products that lack it."""
         began = time.monotonic()
         unit = unit_name(shard)
-        todo = [(one, folder) for one, folder in self.proposals if not folder.log.path(unit).exists()]
+        todo = [one for one in self.products if not one.folder.log.path(unit).exists()]
         found = Findings(self.index, multi_label=self.multi_label)
         classifier = self.config.classifier
         for group, images in self.source.batches(self._bucketed(shard), classifier.input_size, classifier.batch_size):
             ready = as_computed(to_input(images, classifier.normalise, self.device), self.config.runtime)
             self._group(group, ready, todo, found)
         dying_point("infer")
-        for _, folder in todo:
-            self._write(folder, self.shards[shard], found, began)
+        for one in todo:
+            self._write(one.folder, self.shards[shard], found, began)
 
     def _bucketed(self, shard: int) -> list[int]:
         """Rows of a shard by their number of classes: a batch costs as many backward passes as its largest number."""
         return sorted(self.index.working_rows(self.shards[shard]), key=lambda row: len(self.index.class_ids[row]))
 
-    def _group(self, rows: list[int], images: Tensor, todo: list[Labelled], found: Findings) -> None:
+    def _group(self, rows: list[int], images: Tensor, todo: list[Product], found: Findings) -> None:
         """Add what a group of images gives; fewer images at a time from now on where memory runs out."""
 
-        def made(part: slice) -> tuple[list[int], Tensor, list[Tensor]]:
-            members = rows[part]
-            return members, *self.maker(images[part], found.pairs(members), [one for one, _ in todo])
+        def made(part: slice) -> tuple[list[int], Tensor, dict[str, Tensor]]:
+            return rows[part], *self._maps(images[part], found.pairs(rows[part]), todo)
 
         results, self.fits = halving(made, len(rows), self.fits)
         for members, logits, maps in results:
-            found.add(members, logits, {folder.name: m for (_, folder), m in zip(todo, maps)})
+            found.add(members, logits, maps)
+
+    def _maps(self, images: Tensor, pairs: Tensor, todo: list[Product]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits, and the maps of every product by the name of its folder."""
+        proposals = list({one.proposal.title: one.proposal for one in todo}.values())
+        seen, maps = self.maker(images, pairs, proposals)
+        by_title = dict(zip((one.title for one in proposals), maps))
+        wanted = {one.proposal.title for one in todo if one.correlated} if len(pairs) else set()
+        spread = self.correlator(seen, {title: by_title[title] for title in wanted}) if self.correlator else {}
+        found = {one.folder.name: (spread if one.correlated else by_title).get(one.proposal.title) for one in todo}
+        return seen.logits, {name: one for name, one in found.items() if one is not None}
 
     def _write(self, folder: StageFolder, shard: Shard, found: Findings, began: float) -> None:
         first = shard.number * self.room

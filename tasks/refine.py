@@ -1,6 +1,8 @@
 """Refinement: stored soft maps to label masks with a confidence, without the network."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,15 +11,17 @@ import torch
 from torch import Tensor
 
 from configs import RunConfig
-from configs.schema import OtsuStep, ThresholdStep
+from configs.refine import LOOKS_AT_IMAGE
 from methods.activation import enlarge, min_max
-from methods.refinement import merge_classes, otsu_thresholds
 from storage.faults import dying_point
 from storage.index import IGNORE, ImageIndex, Shard
 from storage.labels import Mask, label_specs, to_canvas
-from storage.stages import FACTS, StageFolder
-from tasks.context import FolderWork
+from storage.mask_values import mask_values
+from storage.stages import FACTS, StageFolder, unit_name
+from tasks.chain import Chain, StepError
+from tasks.images import ImageSource
 from tasks.propose import SCORE
+from tasks.state import LabelSet
 
 MASK_FACTS = pa.schema(
     [
@@ -33,7 +37,11 @@ MASK_FACTS = pa.schema(
         ("flag", pa.string()),
     ]
 )
+FAILED = pa.schema([("row", pa.int64()), ("image_id", pa.string()), ("step", pa.string()), ("reason", pa.string())])
+FAILURES = "failures"
 NONFINITE = "nonfinite"
+Facts = dict[str, Any]
+Named = tuple[Facts, int]
 
 
 def begin_masks(folder: StageFolder, basis: dict[str, Any], index: ImageIndex, staged: str) -> None:
@@ -71,72 +79,125 @@ class PairMaps:
         return image_maps(self.stored[places], size)
 
 
-class RefineWork(FolderWork):
-    """Masks of one proposal."""
+class RefineWork:
+    """Label sets of one proposal: what every prefix of the steps makes of its maps."""
 
     title = "refine"
 
-    def __init__(self, config: RunConfig, index: ImageIndex, proposal: StageFolder, folder: StageFolder) -> None:
-        self.config, self.index, self.proposal, self.folder = config, index, proposal, folder
+    def __init__(
+        self,
+        config: RunConfig,
+        index: ImageIndex,
+        source: ImageSource,
+        proposal: StageFolder,
+        correlated: StageFolder | None,
+        sets: Sequence[LabelSet],
+    ) -> None:
+        self.index, self.source, self.proposal, self.correlated, self.sets = index, source, proposal, correlated, sets
         self.shards = index.shards(config.runtime.shard_images)
 
+    def missing(self) -> list[int]:
+        """Shards that at least one label set lacks."""
+        return sorted({shard for one in self.sets for shard in one.folder.missing()})
+
     def __call__(self, shard: int) -> None:
-        """Decide the labels of one shard."""
+        """Decide the labels of one shard for the label sets that lack it."""
         began = time.monotonic()
         part = self.shards[shard]
-        pairs = PairMaps(self.proposal, shard)
-        labels: dict[int, Mask] = {}
-        confidences: dict[int, Mask] = {}
-        facts: list[dict[str, Any]] = []
+        todo = [one for one in self.sets if not one.folder.log.path(unit_name(shard)).exists()]
+        reader = ChainReader(self.index, self.source, self.proposal, self.correlated, shard)
+        found = [_Decided() for _ in todo]
         for row in self.index.working_rows(part):
-            labels[row], confidences[row], found = self._image(row, pairs)
-            facts += found
+            chain = reader.chain(row, todo)
+            for one, kept in zip(todo, found, strict=True):
+                pairs = list(zip(reader.pairs.by_row.get(row, []), reader.values(row), strict=True))
+                self._image(row, one, chain, pairs, kept)
         dying_point("infer")
-        self._write(part, labels, confidences, facts, began)
+        for one, kept in zip(todo, found, strict=True):
+            self._write(one.folder, part, kept, began)
 
-    def _image(self, row: int, pairs: PairMaps) -> tuple[Mask, Mask, list[dict[str, Any]]]:
-        size = self.index.sizes[row]
-        found = pairs.by_row.get(row, [])
-        if any(pair["flag"] == NONFINITE for pair in found):
-            unknown = np.full(size, IGNORE, np.uint8)
-            return unknown, np.zeros(size, np.uint8), [_facts(pair, -1, unknown, 0.0) for pair in found]
-        maps = pairs.maps(row, size) if found else torch.zeros(0, *size)
-        thresholds = self._thresholds(maps)
-        classes = torch.tensor([pair["class_id"] for pair in found], dtype=torch.int64)
-        label, confidence = (part.numpy() for part in merge_classes(maps, thresholds, classes))
+    def _image(self, row: int, one: LabelSet, chain: Chain | None, pairs: list[Named], kept: "_Decided") -> None:
+        try:
+            if chain is None:
+                raise StepError(NONFINITE, "a map is not finite")
+            decision = chain.decide(one.steps)
+        except StepError as error:
+            self._set_aside(row, error, pairs, kept)
+            return
+        label, confidence = decision.label.numpy(), decision.confidence.numpy()
         mean = float(confidence.mean()) / 255
-        decided = zip(found, thresholds.tolist(), strict=True)
-        return label, confidence, [_facts(pair, threshold, label, mean) for pair, threshold in decided]
+        kept.labels[row], kept.confidences[row] = label, confidence
+        decided = zip(pairs, decision.thresholds, strict=True)
+        kept.facts += [_facts(pair, threshold, label, mean) for pair, threshold in decided]
 
-    def _thresholds(self, maps: Tensor) -> Tensor:
-        """One threshold on the 0..255 grid per map, -1 for a constant one."""
-        match self.config.refine[-1]:
-            case OtsuStep():
-                return otsu_thresholds(maps)
-            case ThresholdStep(value=value):
-                flat = maps.flatten(1)
-                constant = flat.amax(1) == flat.amin(1) if len(flat) else torch.zeros(0, dtype=torch.bool)
-                fixed = torch.full((len(maps),), int(255 * value), dtype=torch.int64)
-                return torch.where(constant, -torch.ones_like(fixed), fixed)
+    def _set_aside(self, row: int, error: StepError, pairs: list[Named], kept: "_Decided") -> None:
+        """An image that a step fails at says nothing: 255 throughout."""
+        size = self.index.sizes[row]
+        kept.labels[row], kept.confidences[row] = np.full(size, IGNORE, np.uint8), np.zeros(size, np.uint8)
+        kept.facts += [_facts(pair, -1, kept.labels[row], 0.0) for pair in pairs]
+        if error.step != NONFINITE:  # told by the proposal's own facts
+            failure = {"row": row, "image_id": self.index.ids[row], "step": error.step, "reason": error.reason}
+            kept.failures.append(failure)
 
-    def _write(
-        self,
-        shard: Shard,
-        labels: dict[int, Mask],
-        confidences: dict[int, Mask],
-        facts: list[dict[str, Any]],
-        began: float,
-    ) -> None:
+    def _write(self, folder: StageFolder, shard: Shard, kept: "_Decided", began: float) -> None:
         name = self.index.array_name
         arrays = {
-            name("label", shard.canvas): (shard.object, to_canvas(labels, shard, IGNORE)),
-            name("confidence", shard.canvas): (shard.object, to_canvas(confidences, shard, 0)),
+            name("label", shard.canvas): (shard.object, to_canvas(kept.labels, shard, IGNORE)),
+            name("confidence", shard.canvas): (shard.object, to_canvas(kept.confidences, shard, 0)),
         }
-        tables = {FACTS: pa.Table.from_pylist(facts, MASK_FACTS)}
-        self.folder.write(shard.number, arrays=arrays, tables=tables, began=began)
+        tables = {
+            FACTS: pa.Table.from_pylist(kept.facts, MASK_FACTS),
+            FAILURES: pa.Table.from_pylist(kept.failures, FAILED),
+        }
+        folder.write(shard.number, arrays=arrays, tables=tables, began=began)
 
 
-def _facts(pair: dict[str, Any], threshold: int, label: Mask, confidence: float) -> dict[str, Any]:
+@dataclass
+class _Decided:
+    """What a shard holds so far for one label set."""
+
+    labels: dict[int, Mask] = field(default_factory=dict)
+    confidences: dict[int, Mask] = field(default_factory=dict)
+    facts: list[Facts] = field(default_factory=list)
+    failures: list[Facts] = field(default_factory=list)
+
+
+class ChainReader:
+    """Reads what the refinement of a shard's images starts from."""
+
+    def __init__(
+        self,
+        index: ImageIndex,
+        source: ImageSource,
+        proposal: StageFolder,
+        correlated: StageFolder | None,
+        shard: int,
+    ) -> None:
+        self.index, self.source = index, source
+        self.pairs = PairMaps(proposal, shard)
+        self.correlated = PairMaps(correlated, shard) if correlated else None
+
+    def values(self, row: int) -> list[int]:
+        """What the classes of an image's maps are called in its mask."""
+        ids = [pair["class_id"] for pair in self.pairs.by_row.get(row, [])]
+        return mask_values(ids, len(self.index.classes))
+
+    def chain(self, row: int, sets: Sequence[LabelSet]) -> Chain | None:
+        """The chain of one image; None where a map is not finite. The image is read only if a step looks at it."""
+        size = self.index.sizes[row]
+        found = self.pairs.by_row.get(row, [])
+        if any(pair["flag"] == NONFINITE for pair in found):
+            return None
+        maps = self.pairs.maps(row, size) if found else torch.zeros(0, *size)
+        correlated = self.correlated.maps(row, size) if self.correlated and found else maps
+        looks = any(step.step in LOOKS_AT_IMAGE for one in sets for step in one.steps)
+        pixels = self.source.pixels(row) if looks else np.zeros((*size, 3), np.uint8)
+        classes = torch.tensor(self.values(row), dtype=torch.int64)
+        return Chain(pixels, classes, maps, correlated)
+
+
+def _facts(named: Named, threshold: int, label: Mask, confidence: float) -> Facts:
+    pair, value = named
     kept = {name: pair[name] for name in ("row", "image_id", "class", "class_id", "pair", "score", "flag")}
-    share = float((label == pair["class_id"]).mean())
+    share = float((label == value).mean())
     return {**kept, "threshold": threshold, "share": share, "confidence": confidence}

@@ -12,7 +12,7 @@ from storage.commits import CommitLog
 from storage.faults import dying_point
 from storage.files import write_bytes_atomic, write_table
 from storage.index import QUARANTINED
-from storage.metrics import MetricRow, ThresholdSource, metric_table
+from storage.metrics import MetricRow, metric_table
 from storage.models import describe
 from storage.report_page import render_report
 from storage.stages import stage_key
@@ -21,8 +21,9 @@ from tasks.evaluate import CURVE
 from tasks.metrics import classifier_rows, curve_rows, mask_rows
 from tasks.page import build_page
 from tasks.propose import LOGITS
-from tasks.refine import NONFINITE
+from tasks.refine import FAILURES, NONFINITE
 from tasks.state import State
+from tasks.steps import step_rows
 from tasks.sweep import sweep_rows
 
 METRICS_UNIT, PAGE_UNIT = "metrics", "report"
@@ -35,7 +36,8 @@ def report_folder(state: State) -> Path:
         "model": state.model.name if state.model else None,
         "floors": state.floors.name if state.floors else None,
         "masks": {one.title: folder.name for one, folder in state.masks},
-        "evaluations": {one.title: folder.name for one, folder in state.evaluations},
+        "counts": [[folder.name for folder in folders] for folders in state.counts],
+        "changes": [[folder.name for folder in folders] for folders in state.changes],
     }
     if sweep := state.run.config.sweep:
         parts["sweep"] = sweep.model_dump(mode="json")
@@ -56,19 +58,16 @@ def metric_rows(state: State) -> list[MetricRow]:
         for method in sorted(set(floors.column("method").to_pylist())):
             part = floors.filter(pc.equal(floors.column("method"), method))
             rows += mask_rows(part, names, stage="mask", method=method, source="fixed")
-    last = state.run.config.refine[-1].step
-    source: ThresholdSource = "otsu" if last == "otsu" else "fixed"
+    rows += step_rows(state)
     for one, folder in state.evaluations:
-        counts = folder.table()
-        rows += mask_rows(counts, names, stage="mask", method=one.title, source=source)
         if state.run.config.evaluate.curve:
-            images = counts.to_pandas().groupby("split")["row"].nunique().to_dict()
+            images = folder.table().to_pandas().groupby("split")["row"].nunique().to_dict()
             rows += curve_rows(folder.table(CURVE), names, method=one.title, images=images)
     return rows + sweep_rows(state)
 
 
 def quarantine_table(state: State) -> pa.Table:
-    """Images without a mask, and why: refused at staging, or with a map that is not finite."""
+    """Images without a mask, and why: refused at staging, with a map that is not finite, or failed in refinement."""
     index = state.index
     rows = [
         {"image_id": index.ids[row], "path": index.paths[row], "stage": "stage", "method": "", "reason": reason}
@@ -83,6 +82,11 @@ def quarantine_table(state: State) -> pa.Table:
             reason = f"the map of {fact['class']} is not finite"
             where = {"image_id": fact["image_id"], "path": index.paths[fact["row"]]}
             rows.append({**where, "stage": "propose", "method": one.title, "reason": reason})
+    for one, folder in state.masks:
+        for failure in folder.table(FAILURES).to_pylist():
+            where = {"image_id": failure["image_id"], "path": index.paths[failure["row"]]}
+            reason = f"{failure['step']}: {failure['reason']}"
+            rows.append({**where, "stage": "refine", "method": one.title, "reason": reason})
     return pa.Table.from_pylist(rows, QUARANTINE)
 
 

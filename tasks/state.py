@@ -1,11 +1,13 @@
 """What the steps of one run hand to each other."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from configs.proposals import Proposal
+from configs.refine import Step
 from storage.index import ImageIndex
 from storage.labels import LabelStore
 from storage.stages import StageFolder
@@ -13,6 +15,15 @@ from tasks.context import Run
 from tasks.images import ImageSource, pick_device
 
 Labelled = tuple[Proposal, StageFolder]
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Labels after some steps of refinement; ``stage`` is what metric rows call them."""
+
+    stage: str
+    steps: tuple[Step, ...]
+    folder: StageFolder
 
 
 def worker_count(wish: int) -> int:
@@ -35,8 +46,10 @@ class State:
         self.model: Path | None = None
         self.floors: StageFolder | None = None
         self.proposals: list[Labelled] = []
-        self.masks: list[Labelled] = []
-        self.evaluations: list[Labelled] = []
+        self.correlated: list[StageFolder] = []
+        self.label_sets: list[list[LabelSet]] = []
+        self.counts: list[list[StageFolder]] = []
+        self.changes: list[list[StageFolder]] = []
         self.report: Path | None = None
         self.done: dict[str, int] = {}
         self._index: ImageIndex | None = None
@@ -52,6 +65,16 @@ class State:
     @index.setter
     def index(self, index: ImageIndex) -> None:
         self._index = index
+
+    @property
+    def masks(self) -> list[Labelled]:
+        """The last label set of every proposal."""
+        return [(one, sets[-1].folder) for (one, _), sets in zip(self.proposals, self.label_sets)]
+
+    @property
+    def evaluations(self) -> list[Labelled]:
+        """The counts of those."""
+        return [(one, folders[-1]) for (one, _), folders in zip(self.proposals, self.counts)]
 
     @property
     def index_stage(self) -> str:

@@ -49,8 +49,8 @@ def images() -> Tensor:
 class TestMapMaker:
     def test_every_method_at_its_grid(self, network: ClassifierNetwork, images: Tensor) -> None:
         proposals = [_proposal(one) for one in EVERY]
-        logits, maps = MapMaker(network)(images, PAIRS, proposals)
-        torch.testing.assert_close(logits, network.model(images))
+        seen, maps = MapMaker(network)(images, PAIRS, proposals)
+        torch.testing.assert_close(seen.logits, network.model(images))
         for one, found in zip(proposals, maps, strict=True):
             assert found.shape == (3, *map_grid(network, one, images)), one.title
             assert found.dtype == torch.float32
@@ -83,8 +83,8 @@ class TestMapMaker:
             torch.testing.assert_close(single, both[1:], atol=1e-4 * scale, rtol=1e-4, msg=one.title)
 
     def test_no_pairs(self, network: ClassifierNetwork, images: Tensor) -> None:
-        logits, maps = MapMaker(network)(images, torch.zeros(0, 2, dtype=torch.int64), [_proposal(EVERY[0])])
-        assert logits.shape == (2, 3)
+        seen, maps = MapMaker(network)(images, torch.zeros(0, 2, dtype=torch.int64), [_proposal(EVERY[0])])
+        assert seen.logits.shape == (2, 3)
         assert maps == []
 
 
