@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from configs import ConfigError, RunConfig, load_config
+from configs.refine import ScgStep, prefixes
 from flows.cli import FAILED, FINISHED, REFUSED
 from storage import keys
 from storage.index import ImageIndex
@@ -71,12 +72,17 @@ def _later(config: RunConfig, workspace: Workspace, index: ImageIndex) -> list[s
         ]
     lines.append(f"classify   cached ({model.name})")
     for one in config.all_proposals:
-        proposal = keys.stage_folder(
-            workspace, "propose", keys.proposal_basis(config, one, index, weights_digest(model))
-        )
-        masks = keys.stage_folder(workspace, "mask", keys.mask_basis(config, index, proposal))
+        basis = keys.proposal_basis(config, one, index, weights_digest(model))
+        proposal = keys.stage_folder(workspace, "propose", basis)
         lines.append(_line("propose", proposal, shards, one.title))
-        lines.append(_line("refine", masks, shards, one.title))
+        step, correlated = config.refine[0], None
+        if isinstance(step, ScgStep):
+            correlated = keys.stage_folder(workspace, "scg", keys.correlation_basis(config, step, proposal))
+            lines.append(_line("propose", correlated, shards, f"{one.title}, self-correlated"))
+        for stage, steps in prefixes(config.refine, every=config.evaluate.steps):
+            masks = keys.mask_basis(config, index, proposal, steps, correlated)
+            folder = keys.stage_folder(workspace, "mask", masks)
+            lines.append(_line("refine", folder, shards, one.title if stage == "mask" else f"{one.title}, {stage}"))
     return lines
 
 
