@@ -1,7 +1,7 @@
 """MaxBoxAcc: how often a box drawn around a thresholded map meets the object, at the best threshold.
 
-Maps have at most 256 levels, so that a thousand thresholds draw at most 256 different boxes. Every level is looked at
-once, inside of what lies above it, and none is where even the whole of that could no longer meet the object.
+Maps have at most 256 levels, so that a thousand thresholds draw at most 256 different boxes; see
+:mod:`methods.metrics.level_boxes`.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from methods.metrics.arrays import Array, Counts, Floats, as_array
 from methods.metrics.boxes import Boxes, as_boxes
-from methods.refinement.component_boxes import Contours, has_opencv, opencv_rectangles, scipy_rectangles
-
-Levels = NDArray[np.uint8]
+from methods.metrics.level_boxes import Levels, level_hits
+from methods.refinement.component_boxes import Contours
 
 
 def score_levels(scores: Array) -> Levels:
@@ -40,73 +39,6 @@ def score_levels(scores: Array) -> Levels:
     if found.size and not (found.min() >= 0 and found.max() <= 1):
         raise ValueError(f"expected finite scores in 0..1, got {found.min():g} to {found.max():g}; normalise them")
     return (found.astype(np.float64) * 255).astype(np.uint8)
-
-
-def level_ious(levels: Levels, truth: Boxes, thresholds: NDArray[np.int64], contours: Contours, least: float) -> Floats:
-    """Best IoU of a map's boxes with the true ones, threshold by threshold.
-
-    Parameters
-    ----------
-    levels
-        ``(H, W)`` uint8.
-    truth
-        True boxes ``(n, 4)``, n at least 1.
-    thresholds
-        ``(T,)`` ascending and different; foreground is above.
-    contours
-        As :func:`methods.refinement.component_boxes`.
-    least
-        IoUs below do not matter: 0 may be returned for them.
-
-    Returns
-    -------
-    ndarray
-        ``(T,)`` float64. Without any pixel above the threshold the box is that of pixel (0, 0).
-    """
-    height, width = levels.shape
-    last = np.array([width - 1, height - 1, width - 1, height - 1])
-    support = _support(levels, thresholds)
-    # No box reaches beyond the support, so that its IoU is at most the covered part of the true box.
-    areas = (truth[:, 2:] - truth[:, :2] + 1).prod(axis=1)
-    reachable = (_inside(np.minimum(support, last), truth) / areas).max(axis=1) >= least
-    draw = opencv_rectangles if has_opencv() else scipy_rectangles
-    drawn: list[Sequence[int]] = []
-    starts = []
-    for (x0, y0, x1, y1), threshold in zip(support[reachable].tolist(), thresholds[reachable].tolist(), strict=True):
-        starts.append(len(drawn))
-        drawn += draw(levels[y0:y1, x0:x1] > threshold, contours, (x0, y0)) if x1 else [(0, 0, 0, 0)]
-    best = np.zeros(len(thresholds))
-    if drawn:
-        boxes = np.array(drawn, dtype=np.int64)
-        boxes[:, 2:] += boxes[:, :2]
-        best[reachable] = np.maximum.reduceat(_best_iou(np.minimum(boxes, last), truth), starts)
-    return best
-
-
-def _support(levels: Levels, thresholds: NDArray[np.int64]) -> Boxes:
-    """Bounds ``[x0, y0, x_last + 1, y_last + 1]`` of what lies above each threshold; zeros if nothing does."""
-    bounds = []
-    for axis in (0, 1):
-        above = levels.max(axis=axis)[None] > thresholds[:, None]
-        extent = above.shape[1]
-        bounds.append((above.argmax(axis=1), np.where(above.any(axis=1), extent - above[:, ::-1].argmax(axis=1), 0)))
-    (x0, x1), (y0, y1) = bounds
-    return np.stack([x0, y0, x1, y1], axis=1)
-
-
-def _inside(boxes: Boxes, truth: Boxes) -> Counts:
-    """Pixels that boxes share with true ones, ``(n, m)``."""
-    one, two = boxes[:, None], truth[None]
-    sides = np.minimum(one[..., 2:], two[..., 2:]) - np.maximum(one[..., :2], two[..., :2]) + 1
-    shared: Counts = np.maximum(sides, 0).prod(axis=-1)
-    return shared
-
-
-def _best_iou(boxes: Boxes, truth: Boxes) -> Floats:
-    shared = _inside(boxes, truth)
-    area, other = ((one[:, 2:] - one[:, :2] + 1).prod(axis=1) for one in (boxes, truth))
-    best: Floats = (shared / (area[:, None] + other[None] - shared)).max(axis=1)
-    return best
 
 
 class BoxAccuracy:
@@ -198,14 +130,14 @@ class BoxAccuracy:
         return hits
 
     def _image(self, levels: Levels, truth: Boxes) -> NDArray[np.bool_]:
-        deltas = np.array(self.iou_thresholds)[:, None] / 100
+        deltas = np.array(self.iou_thresholds) / 100
         wanted = (self.score_thresholds * int(levels.max())).astype(np.int64)
         # Levels that no pixel has leave the mask of the level below; a threshold is as good as the level under it.
         present = np.flatnonzero(np.bincount(levels.ravel(), minlength=256))
         under = np.searchsorted(present, wanted, side="right") - 1
         distinct, inverse = np.unique(under, return_inverse=True)
         thresholds = np.where(distinct < 0, -1, present[distinct])
-        return (level_ious(levels, truth, thresholds, self.contours, float(deltas.min())) >= deltas)[:, inverse]
+        return level_hits(levels, truth, thresholds, self.contours, deltas)[:, inverse]
 
     def merge(self, other: "BoxAccuracy") -> None:
         """Add the counts of another state of the same parameters, in place."""

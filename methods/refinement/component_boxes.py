@@ -17,7 +17,9 @@ from torch import Tensor
 
 Contours = Literal["largest", "all"]
 Backend = Literal["auto", "opencv", "scipy"]
-Rectangles = list[Sequence[int]]
+Rectangle = Sequence[int]
+Rectangles = list[Rectangle]
+Largest = tuple[Rectangle, float, float]
 Mask = TypeVar("Mask", Tensor, NDArray[Any])
 EIGHT = np.ones((3, 3), dtype=np.int8)
 
@@ -110,12 +112,23 @@ def opencv_rectangles(mask: NDArray[np.bool_], contours: Contours, origin: tuple
     """
     import cv2
 
-    # Outer contours are enough for the largest: what lies inside of another is smaller than that.
-    mode = cv2.RETR_LIST if contours == "all" else cv2.RETR_EXTERNAL
-    polygons, _ = cv2.findContours(mask.view(np.uint8), mode, cv2.CHAIN_APPROX_SIMPLE, offset=origin)
-    if contours == "largest" and len(polygons) > 1:
-        polygons = [max(polygons, key=cv2.contourArea)]
+    if contours == "largest":
+        return [opencv_largest(mask, origin)[0]]
+    polygons, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE, offset=origin)
     return [cv2.boundingRect(polygon) for polygon in polygons]
+
+
+def opencv_largest(mask: NDArray[np.bool_], origin: tuple[int, int] = (0, 0)) -> Largest:
+    """Rectangle and area of the largest component of a mask that is not empty, and the area of the second."""
+    import cv2
+
+    # Outer contours are enough: what lies inside of another is smaller than that.
+    polygons, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=origin)
+    areas = [cv2.contourArea(polygon) for polygon in polygons]
+    best = max(areas)
+    first = areas.index(best)
+    second = max(areas[:first] + areas[first + 1 :], default=0.0)
+    return cv2.boundingRect(polygons[first]), best, second
 
 
 def scipy_rectangles(mask: NDArray[np.bool_], contours: Contours, origin: tuple[int, int] = (0, 0)) -> Rectangles:
@@ -129,24 +142,32 @@ def scipy_rectangles(mask: NDArray[np.bool_], contours: Contours, origin: tuple[
     """
     labels, count = ndimage.label(mask, EIGHT)
     if contours == "largest":
-        return _bounds(labels, origin) if count == 1 else _largest(mask, origin)
+        return _bounds(labels, origin) if count == 1 else [scipy_largest(mask, origin)[0]]
     # A frame around the image joins what reaches the border; its label is 1, the first in raster order.
     holes, count = ndimage.label(np.pad(~mask, 1, constant_values=True))
     _, *inner = _bounds(holes, (origin[0] - 1, origin[1] - 1)) if count > 1 else [(0, 0, 0, 0)]
     return [*_bounds(labels, origin), *((x - 1, y - 1, width + 2, height + 2) for x, y, width, height in inner)]
 
 
-def _largest(mask: NDArray[np.bool_], origin: tuple[int, int]) -> Rectangles:
+def scipy_largest(mask: NDArray[np.bool_], origin: tuple[int, int] = (0, 0)) -> Largest:
+    """The answers of :func:`opencv_largest` without OpenCV.
+
+    Examples
+    --------
+    >>> scipy_largest(np.array([[1, 1, 0, 0], [1, 1, 0, 1]], bool))
+    ((0, 0, 2, 2), 1.0, 0.0)
+    """
     frame, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
     labels, count = ndimage.label(frame[1:-1, 1:-1] != 1, EIGHT)
     corners = np.stack([labels[:-1, :-1], labels[:-1, 1:], labels[1:, :-1], labels[1:, 1:]])
     inside = (corners > 0).sum(axis=0)
     # Three pixels of a block touch each other, so that the block is of one component.
     whose = corners.max(axis=0)
-    areas = np.bincount(whose[inside > 2], weights=inside[inside > 2] - 2, minlength=count + 1)[1:]
+    areas = np.bincount(whose[inside > 2], weights=(inside[inside > 2] - 2) / 2, minlength=count + 1)[1:]
     equal = np.flatnonzero(areas == areas.max()) + 1
     last = max(equal.tolist(), key=lambda label: int((labels == label).argmax()))
-    return _bounds(labels, origin)[last - 1 : last]
+    best, second = float(areas[last - 1]), float(np.delete(areas, last - 1).max(initial=0))
+    return _bounds(labels, origin)[last - 1], best, second
 
 
 def _bounds(labels: NDArray[Any], origin: tuple[int, int]) -> Rectangles:

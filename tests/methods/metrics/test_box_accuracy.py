@@ -21,7 +21,7 @@ def opencv(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Both ways of drawing boxes."""
     if request.param and not has_opencv():
         pytest.skip("OpenCV is not installed")
-    monkeypatch.setattr("methods.metrics.box_accuracy.has_opencv", lambda: request.param)
+    monkeypatch.setattr("methods.metrics.level_boxes.has_opencv", lambda: request.param)
 
 
 def _split(case: dict[str, Any]) -> list[Any]:
