@@ -9,6 +9,7 @@ by. Times are of the processor, one thread.
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ def measure(subject: Subject) -> list[list[object]]:
     runtimes = {"float32": REFERENCE, **OPTIONS}
     few = subject.config.classifier.batch_size
     times = interleaved(
-        {name: lambda n=name: subject.maps(makers[n], runtimes[n], few) for name in makers}, 3, time.process_time
+        {name: partial(subject.maps, makers[name], runtimes[name], few) for name in makers}, 3, time.process_time
     )
     base = subject.maps(makers["float32"], REFERENCE)
     decided = [subject.masks(maps) for maps in base]

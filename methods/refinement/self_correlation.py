@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold
 
 from methods.refinement.checks import require_finite
 
 NORM_EPSILON = SUM_EPSILON = 1e-10
-BLOCK_BYTES = 2**26
-"""Columns are done in blocks of about this size beyond the matrices that must be whole."""
+CACHE_BYTES = 2**22
+"""Images whose matrices are together no larger than this are done at once; a larger matrix in blocks of columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +74,16 @@ def self_correlation(
     slides
         Min-max normalise each row of the higher order instead, and neither threshold nor column-normalise it.
     block
-        Columns at a time; default: as many as keep the work beside two matrices small. Does not change the result
-        beyond rounding.
+        Columns at a time; default: all of a small matrix, a tenth of a large one. Does not change the result beyond
+        rounding.
     out
         ``[B, N, N]`` float32 to add the result to: a sum over levels needs no room for each.
 
     Returns
     -------
     Tensor
-        ``[B, N, N]`` float32, entry (i, j): how much place i belongs to place j. Beside it one more such matrix is
-        held, and a block.
+        ``[B, N, N]`` float32, entry (i, j): how much place i belongs to place j. Beside it one image's matrix is held,
+        and blocks of .3 more.
 
     Raises
     ------
@@ -106,28 +107,45 @@ def self_correlation(
     if order < 1:
         raise ValueError(f"expected an order of at least 1, got {order}")
     require_finite(features, "features")
-    flat = features.flatten(2).to(torch.float32)
-    flat = flat / (flat.norm(dim=1, keepdim=True) + NORM_EPSILON)
-    batch, _, places = flat.shape
-    found = flat.new_zeros(batch, places, places) if out is None else out
-    step = block or max(1, min(places, BLOCK_BYTES // max(1, 4 * batch * places)))
-    transfer = _transfer(flat, first_threshold, epsilon, step)
-    scales = _scales(transfer, order)
-    extremes = _row_extremes(transfer, scales, step) if slides else None
-    for start in range(0, places, step):
-        columns = slice(start, start + step)
-        first = _similarity(flat, columns, first_threshold)
-        first /= first.sum(1, keepdim=True) + epsilon
-        higher = _power(transfer, columns, scales)
-        if extremes is not None:
-            higher = higher.sub_(extremes[0]).div_(extremes[1] - extremes[0] + SUM_EPSILON)
-        elif scales is not None:
-            higher.div_(higher.sum(1, keepdim=True) + SUM_EPSILON)
-        if not slides:
-            higher.mul_(higher >= second_threshold / places)
-        joint = torch.maximum(first, higher.mul_(second_weight))
-        found[:, :, columns] += joint.div_(joint.sum(1, keepdim=True) + SUM_EPSILON)
+    batch, places = len(features), features.shape[2] * features.shape[3]
+    found = features.new_zeros(batch, places, places, dtype=torch.float32) if out is None else out
+    step = block or _columns(places)
+    images = max(1, CACHE_BYTES // max(1, 4 * places * places))
+    for start in range(0, batch, images):
+        part = slice(start, start + images)
+        flat = features[part].flatten(2).to(torch.float32)
+        flat = flat / (flat.norm(dim=1, keepdim=True) + NORM_EPSILON)
+        # In one block the similarities are computed once; in several, twice, for lack of room to keep them.
+        whole = _similarity(flat, slice(0, places), first_threshold) if step >= places else None
+        transfer = (
+            _transfer(flat, first_threshold, epsilon, step) if whole is None else _chained(whole.clone(), epsilon)
+        )
+        scales = _scales(transfer, order)
+        extremes = _row_extremes(transfer, scales, step) if slides else None
+        for left in range(0, places, step):
+            columns = slice(left, left + step)
+            joint = _power(transfer, columns, scales)
+            if extremes is not None:
+                joint = joint.sub_(extremes[0]).div_(extremes[1] - extremes[0] + SUM_EPSILON)
+            elif scales is not None:
+                joint = joint.div_(joint.sum(1, keepdim=True) + SUM_EPSILON)
+            if not slides:
+                joint = threshold(joint, _below(second_threshold / places), 0.0, inplace=True)
+            first = _similarity(flat, columns, first_threshold) if whole is None else whole
+            first.div_(first.sum(1, keepdim=True) + epsilon)
+            torch.maximum(first, joint.mul_(second_weight), out=joint)
+            found[part, :, columns] += joint.div_(joint.sum(1, keepdim=True) + SUM_EPSILON)
     return found
+
+
+def _columns(places: int) -> int:
+    """Columns at a time: all of a small matrix, a tenth of a large one."""
+    return places if 4 * places * places <= CACHE_BYTES else max(1, places // 10)
+
+
+def _below(least: float) -> float:
+    """The largest float32 below a value, for comparisons that keep what is equal."""
+    return float(torch.nextafter(torch.tensor(least, dtype=torch.float32), torch.tensor(-torch.inf)))
 
 
 def correlate_levels(levels: Sequence[Tensor], constants: ScgConstants, *, order: int = 2) -> Tensor:
@@ -157,22 +175,26 @@ def correlate_levels(levels: Sequence[Tensor], constants: ScgConstants, *, order
     return total
 
 
-def _similarity(flat: Tensor, columns: slice, threshold: float) -> Tensor:
-    """Cosine similarities ``[B, N, n]`` of all places to some, those below the threshold 0."""
+def _similarity(flat: Tensor, columns: slice, least: float) -> Tensor:
+    """Cosine similarities ``[B, N, n]`` of all places to some, those below the least 0."""
     found = flat.transpose(1, 2) @ flat[:, :, columns]
-    return found.mul_(found >= max(threshold, 0.0)).clamp_(min=0)
+    return threshold(found, _below(least) if least > 0 else 0.0, 0.0, inplace=True)
 
 
-def _transfer(flat: Tensor, threshold: float, epsilon: float, step: int) -> Tensor:
+def _transfer(flat: Tensor, least: float, epsilon: float, step: int) -> Tensor:
     """Similarities without the diagonal, columns normalised, ``[B, N, N]``."""
     batch, _, places = flat.shape
     found = flat.new_empty(batch, places, places)
     for start in range(0, places, step):
         columns = slice(start, start + step)
-        part = _similarity(flat, columns, threshold)
-        part.diagonal(-start, 1, 2).zero_()
-        found[:, :, columns] = part.div_(part.sum(1, keepdim=True) + epsilon)
+        found[:, :, columns] = _chained(_similarity(flat, columns, least), epsilon, start)
     return found
+
+
+def _chained(similarity: Tensor, epsilon: float, start: int = 0) -> Tensor:
+    """Columns from ``start`` without their diagonal entry, normalised, in place."""
+    similarity.diagonal(-start, 1, 2).zero_()
+    return similarity.div_(similarity.sum(1, keepdim=True) + epsilon)
 
 
 def _scales(transfer: Tensor, order: int) -> list[Tensor] | None:
@@ -191,9 +213,9 @@ def _scales(transfer: Tensor, order: int) -> list[Tensor] | None:
 
 def _power(transfer: Tensor, columns: slice, scales: list[Tensor] | None) -> Tensor:
     """Columns of the power of the transfer matrix, multiplied from right to left so that only a block is held."""
-    found = transfer[:, :, columns].clone()
+    found = transfer[:, :, columns]
     if scales is None:
-        return found
+        return found.clone()
     for scale in reversed(scales):
         found = transfer @ (scale * found)
     return transfer @ found
