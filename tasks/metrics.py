@@ -10,6 +10,7 @@ import pyarrow as pa
 from methods.metrics import classification_metrics, segmentation_metrics
 from storage.index import ImageIndex
 from storage.metrics import MetricRow, ThresholdSource
+from tasks.intervals import interval_rows
 
 IGNORE = 255
 PER_CLASS = ("iou", "precision", "recall", "f1")
@@ -48,7 +49,7 @@ def mask_rows(
             "images": images,
             "threshold_source": source,
         }
-        rows += count_rows(counts, names, where)
+        rows += count_rows(counts, names, where) + interval_rows(part, len(names), where)
         per_image = image_scores(part, len(names))
         rows.append(MetricRow(metric="fg_iou_per_image", value=float(per_image["fg_iou"].mean()), **where))
     return rows

@@ -1,5 +1,6 @@
 """What every step of refinement does to the labels: rows against the ground truth and against the step before."""
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from tasks.metrics import count_rows, mask_rows, pooled
 from tasks.state import State
 
 CHANGE = {"miou": "miou_to_previous", "fg_iou_pooled": "fg_iou_to_previous"}
+ENDS = ("miou_low", "miou_high")
 SHOWN = ("miou", "miou_foreground", "fg_iou_pooled")
 
 
@@ -66,20 +68,20 @@ def _change_rows(
 def step_table(state: State, frame: pd.DataFrame) -> Table:
     """A row per method, split and step; empty where there is one step only."""
     order = [one.stage for one in state.label_sets[0]] if state.label_sets else []
-    columns = ["method", "split", "labels after", *SHOWN, *CHANGE.values()]
+    columns = ["method", "split", "labels after", *SHOWN, "mIoU, 95 % interval", *CHANGE.values()]
     rows: list[list[Value]] = []
     if len(order) > 1:
         methods = {one.title for one, _ in state.proposals}
         wanted = frame[frame["stage"].isin(order) & frame["method"].isin(methods) & (frame["class"] == "")]
-        wanted = wanted[wanted["metric"].isin([*SHOWN, *CHANGE.values()]) & wanted["threshold"].isna()]
+        wanted = wanted[wanted["metric"].isin([*SHOWN, *CHANGE.values(), *ENDS]) & wanted["threshold"].isna()]
         for (method, split), part in wanted.groupby(["method", "split"], sort=False):
             for stage in order:
                 values = part[part["stage"] == stage].set_index("metric")["value"].to_dict()
-                numbers = [_number(values.get(metric)) for metric in (*SHOWN, *CHANGE.values())]
-                rows.append([str(method), str(split), _named(state, stage), *numbers])
+                scores, moved = ([_number(values.get(one)) for one in some] for some in (SHOWN, CHANGE.values()))
+                rows.append([str(method), str(split), _named(state, stage), *scores, _interval(values), *moved])
     note = (
         "Labels decided after each step. To the step before: agreement that takes it as truth, 1 where nothing "
-        "changed; it says how much a step moves, not whether that is good."
+        "changed; it says how much a step moves, not whether that is good. Intervals: bootstrap over images."
     )
     return Table("What each step of refinement does", columns, rows, note, frozenset({3, 4, 5}))
 
@@ -92,6 +94,10 @@ def _named(state: State, stage: str) -> str:
     labels = [one.step for one in steps if KINDS[one.step] == "label"]
     soft = [one.step for one in steps if KINDS[one.step] == "map"]
     return f"{(labels or soft)[-1]} (mask)"
+
+
+def _interval(values: Mapping[Any, Any]) -> str | None:
+    return f"{values[ENDS[0]]:.3f} to {values[ENDS[1]]:.3f}" if all(end in values for end in ENDS) else None
 
 
 def _number(value: Any) -> float | None:

@@ -95,8 +95,10 @@ class TestMaskRows:
             ("train", 2, "otsu"),
             ("val", 1, "otsu"),
         }
+        intervals = sum(row.metric.endswith(("_low", "_high")) for row in rows)
+        assert intervals == 4  # of the split with more than one image
         keys = [(row.split, row.metric, row.name) for row in rows]
-        assert len(keys) == len(set(keys)) == 2 * (6 + 4 + 4 * 3 + 1)
+        assert len(keys) == len(set(keys)) == 2 * (6 + 4 + 4 * 3 + 1) + intervals
 
     @given(st.integers(0, 2**31), st.integers(1, 4))
     @settings(max_examples=20, deadline=None)
