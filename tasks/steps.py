@@ -68,7 +68,7 @@ def _change_rows(
 def step_table(state: State, frame: pd.DataFrame) -> Table:
     """A row per method, split and step; empty where there is one step only."""
     order = [one.stage for one in state.label_sets[0]] if state.label_sets else []
-    columns = ["method", "split", "labels after", *SHOWN, "mIoU, 95 % interval", *CHANGE.values()]
+    columns = ["method", "split", "labels after", *SHOWN, "95 %", "miou_to_previous"]
     rows: list[list[Value]] = []
     if len(order) > 1:
         methods = {one.title for one, _ in state.proposals}
@@ -77,11 +77,11 @@ def step_table(state: State, frame: pd.DataFrame) -> Table:
         for (method, split), part in wanted.groupby(["method", "split"], sort=False):
             for stage in order:
                 values = part[part["stage"] == stage].set_index("metric")["value"].to_dict()
-                scores, moved = ([_number(values.get(one)) for one in some] for some in (SHOWN, CHANGE.values()))
+                scores, moved = ([_number(values.get(one)) for one in some] for some in (SHOWN, ["miou_to_previous"]))
                 rows.append([str(method), str(split), _named(state, stage), *scores, _interval(values), *moved])
     note = (
         "Labels decided after each step. To the step before: agreement that takes it as truth, 1 where nothing "
-        "changed; it says how much a step moves, not whether that is good. Intervals: bootstrap over images."
+        "changed; it says how much a step moves, not whether that is good. 95 %: interval of mIoU, bootstrap over images."
     )
     return Table("What each step of refinement does", columns, rows, note, frozenset({3, 4, 5}))
 
@@ -93,11 +93,11 @@ def _named(state: State, stage: str) -> str:
     steps = state.run.config.refine
     labels = [one.step for one in steps if KINDS[one.step] == "label"]
     soft = [one.step for one in steps if KINDS[one.step] == "map"]
-    return f"{(labels or soft)[-1]} (mask)"
+    return f"{(labels or soft)[-1]}, mask"
 
 
 def _interval(values: Mapping[Any, Any]) -> str | None:
-    return f"{values[ENDS[0]]:.3f} to {values[ENDS[1]]:.3f}" if all(end in values for end in ENDS) else None
+    return f"{values[ENDS[0]]:.3f}–{values[ENDS[1]]:.3f}" if all(end in values for end in ENDS) else None
 
 
 def _number(value: Any) -> float | None:

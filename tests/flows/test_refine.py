@@ -74,7 +74,7 @@ class TestSteps:
         assert set(changes["stage"]) == {"scg", "pamr", "mask"}
         assert changes["value"].between(0, 1).all()
         assert "What each step of refinement does" in page
-        assert "clean_up (mask)" in page
+        assert "clean_up, mask" in page
 
     def test_a_step_more_redoes_only_itself(self, maskmill: Launcher, few: Path, refined: Path, tmp_path: Path) -> None:
         workspace = Path(shutil.copytree(refined / "workspace", tmp_path / "workspace"))
