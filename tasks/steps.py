@@ -81,7 +81,7 @@ def step_table(state: State, frame: pd.DataFrame) -> Table:
                 rows.append([str(method), str(split), _named(state, stage), *scores, _interval(values), *moved])
     note = (
         "Labels decided after each step. To the step before: agreement that takes it as truth, 1 where nothing "
-        "changed; it says how much a step moves, not whether that is good. 95 %: interval of mIoU, bootstrap over images."
+        "changed; it says how much a step moves, not whether that is good. 95 %: of mIoU, bootstrap over images."
     )
     return Table("What each step of refinement does", columns, rows, note, frozenset({3, 4, 5}))
 
