@@ -68,6 +68,10 @@ class Evaluate(Section):
     """Count every threshold too (told apart as ``oracle``: it looks at the ground truth)."""
     centred_box: float = Field(default=0.7, gt=0, le=1)
     """Side of the centred-box floor row, as a fraction of the image's sides."""
+    localization: bool = True
+    """Measure boxes (where the data set has some) and the ranking of pixels (where it has masks)."""
+    boxes: Literal["given", "truth"] = "given"
+    """Boxes of the data set, or where it has none those around the parts of its ground truth masks."""
 
 
 class Report(Section):

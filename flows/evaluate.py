@@ -6,12 +6,14 @@ from prefect import flow
 
 from flows.pool import run_work
 from storage import keys
+from storage.boxes import BoxStore
 from storage.stages import StageFolder
 from tasks.evaluate import ChangeWork, EvaluateWork, FloorWork
+from tasks.localize import LocalizeWork
 from tasks.report import report_folder, write_metrics
 from tasks.state import LabelSet, State
 
-_Counting = ChangeWork | EvaluateWork | FloorWork
+_Counting = ChangeWork | EvaluateWork | FloorWork | LocalizeWork
 
 
 def evaluation_folders(state: State) -> None:
@@ -20,6 +22,13 @@ def evaluation_folders(state: State) -> None:
         [_folder(state, "change", keys.change_basis(state.run.config, a.folder, b.folder)) for a, b in _steps(sets)]
         for sets in state.label_sets
     ]
+    if state.localizes:
+        state.floor_localized = _folder(state, "localize", _localization_basis(state))
+        sets = zip(state.proposals, state.masks, strict=True)
+        state.localized = [
+            _folder(state, "localize", _localization_basis(state, proposal, masks))
+            for (_, proposal), (_, masks) in sets
+        ]
     if state.truth is None:
         return
     state.floors = _folder(state, "floors", keys.evaluation_basis(state.run.config, state.truth, None))
@@ -34,6 +43,12 @@ def _basis(state: State, one: LabelSet, sets: list[LabelSet]) -> keys.Basis:
     if state.truth is None:
         raise RuntimeError("expected ground truth; the stage step finds it")
     return keys.evaluation_basis(state.run.config, state.truth, one.folder, final=one is sets[-1])
+
+
+def _localization_basis(
+    state: State, proposal: StageFolder | None = None, labels: StageFolder | None = None
+) -> keys.Basis:
+    return keys.localization_basis(state.run.config, state.truth, state.boxes, proposal, labels)
 
 
 def _steps(sets: list[LabelSet]) -> list[tuple[LabelSet, LabelSet]]:
@@ -62,6 +77,7 @@ def _works(state: State) -> list[tuple[_Counting, keys.Basis]]:
         for (before, after), folder in zip(_steps(sets), changes, strict=True):
             work = ChangeWork(config, state.label_store(before.folder), state.label_store(after.folder), folder)
             works.append((work, keys.change_basis(config, before.folder, after.folder)))
+    works += _localization_works(state)
     if state.truth is None or state.floors is None:
         return works
     truth = state.label_store(state.truth)
@@ -76,4 +92,19 @@ def _works(state: State) -> list[tuple[_Counting, keys.Basis]]:
                     _basis(state, one, sets),
                 )
             )
+    return works
+
+
+def _localization_works(state: State) -> list[tuple[_Counting, keys.Basis]]:
+    if state.floor_localized is None:
+        return []
+    config, index = state.run.config, state.index
+    boxes = BoxStore(state.boxes, index) if state.boxes else None
+    truth = state.label_store(state.truth) if state.truth else None
+    floors = LocalizeWork(config, index, boxes, truth, state.floor_localized)
+    works: list[tuple[_Counting, keys.Basis]] = [(floors, _localization_basis(state))]
+    for (_, proposal), (_, masks), folder in zip(state.proposals, state.masks, state.localized, strict=True):
+        labels = state.label_store(masks)
+        work = LocalizeWork(config, index, boxes, truth, folder, proposal=proposal, labels=labels)
+        works.append((work, _localization_basis(state, proposal, masks)))
     return works

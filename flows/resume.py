@@ -75,10 +75,10 @@ def _refined(state: State) -> bool:
 
 def _evaluated(state: State) -> bool:
     evaluation_folders(state)
-    counts = [folder for folders in (*state.counts, *state.changes) for folder in folders]
+    counts = [folder for folders in (*state.counts, *state.changes, state.localized) for folder in folders]
     state.report = report_folder(state)
     done = CommitLog(state.report).path(METRICS_UNIT).exists()
-    return done and _complete(counts + ([state.floors] if state.floors else []))
+    return done and _complete(counts + [floor for floor in (state.floors, state.floor_localized) if floor])
 
 
 def _reported(state: State) -> bool:

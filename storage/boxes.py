@@ -120,31 +120,6 @@ def check_box(box: Sequence[int], size: tuple[int, int], where: str) -> None:
         )
 
 
-def scale_boxes(boxes: Boxes, size: tuple[int, int], side: int = 224) -> Boxes:
-    """Bring boxes to the grid that localization is measured on: each coordinate times side / size, cut to an integer.
-
-    Parameters
-    ----------
-    boxes
-        ``(n, 4)`` int64: x0, y0, x1, y1, none below 0.
-    size
-        Height and width of the image they lie in.
-    side
-        Rows and columns of the grid.
-
-    References
-    ----------
-    Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020.
-
-    Examples
-    --------
-    >>> scale_boxes(np.array([[10, 5, 30, 20]]), (40, 60), side=224).tolist()
-    [[37, 28, 112, 112]]
-    """
-    height, width = size
-    return boxes * side // np.asarray([width, height, width, height], np.int64)
-
-
 def boxes_digest(sources: pa.Table) -> str:
     """What a stage of boxes depends on beside the index: empty where no image has a box."""
     texts = sources.column(BOXES).to_pylist()
@@ -214,10 +189,6 @@ class BoxStore:
     def class_ids(self, row: int) -> Boxes:
         """Class id 1..C of each of them, ``(n,)``."""
         return self._values(row)[:, 4]
-
-    def scaled(self, row: int, side: int = 224) -> Boxes:
-        """The same boxes on the grid of ``side`` by ``side`` pixels that localization is measured on."""
-        return scale_boxes(self.boxes(row), self.index.sizes[row], side)
 
     def _values(self, row: int) -> Boxes:
         if not 0 <= row < len(self.index):

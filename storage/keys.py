@@ -132,6 +132,25 @@ def evaluation_basis(config: RunConfig, truth: StageFolder, labels: StageFolder 
     }
 
 
+def localization_basis(
+    config: RunConfig,
+    truth: StageFolder | None,
+    boxes: StageFolder | None,
+    proposal: StageFolder | None,
+    labels: StageFolder | None,
+) -> Basis:
+    """Of the localization counts of one proposal and its last label set; without a proposal those of the floors."""
+    names = {"boxes"} if proposal else {"boxes", "centred_box"}
+    return {
+        "evaluate": config.evaluate.model_dump(mode="json", include=names),
+        "truth": truth.name if truth else None,
+        "boxes": boxes.name if boxes else None,
+        "proposal": proposal.name if proposal else None,
+        "labels": labels.name if labels else None,
+        "shard_images": config.runtime.shard_images,
+    }
+
+
 def report_basis(config: RunConfig, parts: dict[str, Any]) -> Basis:
     """Of a report: everything it shows, names included."""
     return {"report": config.report.model_dump(mode="json"), "parts": parts}

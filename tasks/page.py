@@ -18,6 +18,7 @@ from storage.report_page import Figure, OverlayCard, Quarantined, ReportPage, Sw
 from storage.stages import FACTS
 from tasks.chain import StepError
 from tasks.images import ImageSource
+from tasks.localization import localization_table
 from tasks.metrics import image_scores
 from tasks.refine import ChainReader
 from tasks.state import State
@@ -26,7 +27,11 @@ from tasks.summary import HEADLINES, summary_rows
 from tasks.sweep import swept_only
 from tasks.sweep_page import sweep_figures, sweep_provenance, sweep_tables, sweep_tiles, sweep_warnings
 
-FLOORS = {"whole_image": "floor: whole image", "centred_box": "floor: centred box"}
+FLOORS = {
+    "whole_image": "floor: whole image",
+    "centred_box": "floor: centred box",
+    "centred_gaussian": "floor: centred Gaussian",
+}
 MAX_ROWS = 200
 MAX_LEAKS = 50
 MAX_LEGEND = 24
@@ -43,7 +48,8 @@ def build_page(state: State, folder: Path) -> ReportPage:
     leaks = leak_table(state)
     only = swept_only(state)
     tables = [method_table(metrics, only), *sweep_tables(frame), class_table(state, frame[~frame["method"].isin(only)])]
-    tables += [step_table(state, frame[~frame["method"].isin(only)]), classifier_table(frame), *leaks]
+    listed = frame[~frame["method"].isin(only)]
+    tables += [step_table(state, listed), localization_table(listed, FLOORS), classifier_table(frame), *leaks]
     return ReportPage(
         title=state.run.config.report.title,
         subtitle=f"{len(state.index)} images, {len(state.index.classes)} classes, report {folder.name}",
@@ -240,7 +246,8 @@ def warnings(state: State, leaks: list[Table], quarantined: int) -> list[str]:
         if constant := flags.count("constant"):
             found.append(f"{one.title}: {constant} of {len(flags)} maps are constant: not located.")
     if state.truth is None:
-        found.append("There is no ground truth: nothing below says how good the masks are.")
+        known = "There are no ground truth masks" if state.boxes else "There is no ground truth"
+        found.append(f"{known}: nothing below says how good the masks are{' as masks' if state.boxes else ''}.")
     return found
 
 

@@ -18,12 +18,13 @@ from storage.report_page import render_report
 from storage.stages import stage_key
 from storage.tables import QUARANTINE
 from tasks.evaluate import CURVE
+from tasks.localization import localization_rows, ranked
 from tasks.metrics import classifier_rows, curve_rows, mask_rows
 from tasks.page import build_page
 from tasks.propose import LOGITS
 from tasks.refine import FAILURES, NONFINITE
 from tasks.state import State
-from tasks.steps import step_rows
+from tasks.steps import step_rows, threshold_source
 from tasks.sweep import sweep_rows
 
 METRICS_UNIT, PAGE_UNIT = "metrics", "report"
@@ -38,6 +39,7 @@ def report_folder(state: State) -> Path:
         "masks": {one.title: folder.name for one, folder in state.masks},
         "counts": [[folder.name for folder in folders] for folders in state.counts],
         "changes": [[folder.name for folder in folders] for folders in state.changes],
+        "localized": [folder.name for folder in (state.floor_localized, *state.localized) if folder],
     }
     if sweep := state.run.config.sweep:
         parts["sweep"] = sweep.model_dump(mode="json")
@@ -63,7 +65,20 @@ def metric_rows(state: State) -> list[MetricRow]:
         if state.run.config.evaluate.curve:
             images = folder.table().to_pandas().groupby("split")["row"].nunique().to_dict()
             rows += curve_rows(folder.table(CURVE), names, method=one.title, images=images)
-    return rows + sweep_rows(state)
+    return rows + _localization(state) + sweep_rows(state)
+
+
+def _localization(state: State) -> list[MetricRow]:
+    rows: list[MetricRow] = []
+    if state.floor_localized is not None:
+        floors = state.floor_localized.table()
+        for method in sorted(set(floors.column("method").to_pylist())):
+            part = floors.filter(pc.equal(floors.column("method"), method))
+            rows += localization_rows(part, None, method=method, source="fixed")
+    for (one, proposal), folder in zip(state.proposals, state.localized, strict=False):
+        ranks = ranked(proposal.table(LOGITS), state.index.class_ids)
+        rows += localization_rows(folder.table(), ranks, method=one.title, source=threshold_source(state))
+    return rows
 
 
 def quarantine_table(state: State) -> pa.Table:

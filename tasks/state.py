@@ -50,6 +50,8 @@ class State:
         self.label_sets: list[list[LabelSet]] = []
         self.counts: list[list[StageFolder]] = []
         self.changes: list[list[StageFolder]] = []
+        self.localized: list[StageFolder] = []
+        self.floor_localized: StageFolder | None = None
         self.report: Path | None = None
         self.done: dict[str, int] = {}
         self._index: ImageIndex | None = None
@@ -108,6 +110,12 @@ class State:
         if self._source is None:
             self._source = ImageSource(self.run.root, self.index, self.run.config.dataset.max_pixels, self.workers)
         return self._source
+
+    @property
+    def localizes(self) -> bool:
+        """Whether there is something to measure localization with, and it is asked for."""
+        known = self.truth is not None or self.boxes is not None
+        return known and self.run.config.evaluate.localization
 
     def label_store(self, folder: StageFolder) -> LabelStore:
         """A label set of this run."""

@@ -1,15 +1,12 @@
 import io
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from storage.boxes import BOXES, SCHEMA, BoxStore, boxes_digest, boxes_table, boxes_text, scale_boxes, upright_boxes
+from storage.boxes import BOXES, SCHEMA, BoxStore, boxes_digest, boxes_table, boxes_text, upright_boxes
 from storage.decode import decode_image
 from storage.index import ImageIndex
 from storage.samples import StagingError
@@ -59,27 +56,6 @@ class TestUprightBoxes:
             upright_boxes(text, (5, 8), orientation=1, classes=2, source="l.txt:3")
 
 
-class TestScaleBoxes:
-    def test_golden(self, golden: Callable[[str], dict[str, Any]]) -> None:
-        case = golden("wsol_box")
-        sizes = np.repeat(case["image_sizes_wh"], case["gt_box_counts"], axis=0)
-        boxes = [
-            scale_boxes(box[None], (int(height), int(width)))[0]
-            for box, (width, height) in zip(case["gt_boxes_original"], sizes, strict=True)
-        ]
-        np.testing.assert_array_equal(boxes, case["gt_boxes_resized"])
-
-    @given(st.integers(1, 5000), st.integers(1, 5000), st.data())
-    def test_cuts_towards_zero(self, height: int, width: int, data: st.DataObject) -> None:
-        x, y = data.draw(st.integers(0, width)), data.draw(st.integers(0, height))
-        found = scale_boxes(np.array([[x, y, width, height]]), (height, width))
-        # As floating point gives it: times 224 first, then divided.
-        assert found.tolist() == [[int(x * 224.0 / width), int(y * 224.0 / height), 224, 224]]
-
-    def test_none(self) -> None:
-        assert scale_boxes(np.zeros((0, 4), np.int64), (3, 4)).shape == (0, 4)
-
-
 class TestBoxStore:
     @pytest.fixture
     def index(self, index_of_sizes: Callable[..., ImageIndex]) -> ImageIndex:
@@ -104,12 +80,11 @@ class TestBoxStore:
         assert store.rows() == [0, 3]
         assert store.boxes(0).tolist() == [[0, 0, 8, 5], [1, 1, 2, 2]]
         assert store.class_ids(0).tolist() == [1, 2]
-        assert store.scaled(3, side=16).tolist() == [[2, 6, 8, 9]]
 
     def test_rows_without_boxes(self, workspace: Workspace, index: ImageIndex, sources: pa.Table) -> None:
         store = self.store(workspace, index, sources)
         for row in (1, 2):
-            assert store.boxes(row).shape == store.scaled(row).shape == (0, 4)
+            assert store.boxes(row).shape == (0, 4)
         nothing = sources.set_column(1, BOXES, pa.array([""] * 4))
         assert self.store(Workspace(workspace.root / "none"), index, nothing).rows() == []
 

@@ -231,7 +231,6 @@ class TestStaging:
         row = index.ids.index("val/c1/no, 1.png")
         assert store.boxes(row).tolist() == [[4, 2, 20, 12], [30, 10, 40, 24]]
         assert store.class_ids(row).tolist() == [2, 2]
-        assert store.scaled(row).tolist() == [[22, 18, 112, 112], [168, 93, 224, 224]]
 
     def test_a_changed_box_changes_only_the_boxes(self, birds: Path, tmp_path: Path) -> None:
         config = preset("cub200", birds)
