@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from configs.dataset import Dataset, Location, Names, Section
 from configs.proposals import GradientProposal, Proposal, Sweep
 from configs.refine import OtsuStep, Step, check_order
+from configs.training import Training
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -18,23 +19,6 @@ class Normalise(Section):
     scale: float = Field(default=255.0, gt=0)
     mean: list[float] = Field(default=[0.485, 0.456, 0.406], min_length=3, max_length=3)
     std: list[Annotated[float, Field(gt=0)]] = Field(default=[0.229, 0.224, 0.225], min_length=3, max_length=3)
-
-
-class Training(Section):
-    """Settings of one training, here the classifier's."""
-
-    epochs: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=32, ge=1)
-    optimiser: Literal["sgd", "adamw"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
-    schedule: Literal["constant", "cosine"] = "cosine"
-    augment: bool = True
-    """Random flips and a random crop; has no effect on a frozen backbone, whose features are computed once."""
-    vertical_flip: bool = False
-    balance: bool = True
-    """Weigh classes against their frequency."""
-    seed: int = Field(default=0, ge=0)
 
 
 class Classifier(Section):

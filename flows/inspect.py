@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from configs.dataset import MAX_CLASSES
 from flows.cli import FAILED, FINISHED, REFUSED
 from flows.commands import say
 from storage.commits import CommitLog
@@ -64,6 +65,12 @@ def export_command(folder: Path, layout: str, out: Path, labels: str | None, spl
         return REFUSED
     index = read_index(index_of(workspace, stage))
     store = LabelStore(stage, index)
+    if len(index.classes) > MAX_CLASSES:
+        say(
+            f"refused: a mask file holds at most {MAX_CLASSES} classes, {stage.name} has {len(index.classes)} and numbers "
+            "them in every image anew; read it through storage.labels, or run with fewer dataset.classes"
+        )
+        return REFUSED
     if split is not None and split not in index.splits:
         say(f"refused: --split: expected one of {', '.join(sorted(set(index.splits)))}, saw {split!r}")
         return REFUSED

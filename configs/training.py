@@ -1,0 +1,48 @@
+"""Schema of trainings: what every training of the project may say of its optimiser, schedule and end."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.dataset import Section
+
+Positive = Annotated[float, Field(gt=0)]
+Schedule = Literal["constant", "cosine", "step", "poly"]
+
+
+class Optimisation(Section):
+    """Optimiser, learning rate and length of a training."""
+
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    """Images a step, over all processes."""
+    optimiser: Literal["sgd", "adamw"] = "adamw"
+    """``sgd`` is Nesterov's."""
+    learning_rate: Positive = 1e-3
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of ``sgd``."""
+    weight_decay: float = Field(default=1e-4, ge=0)
+    schedule: Schedule = "cosine"
+    """How the learning rate falls: to zero as a cosine, by ``gamma`` every ``step_epochs``, as (1 - t)^``power``."""
+    step_epochs: int = Field(default=15, ge=1)
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    power: Positive = 0.9
+    warmup_epochs: int = Field(default=0, ge=0)
+    """Epochs in which the learning rate rises from zero."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward pass: bfloat16 is mixed precision, weights and losses stay float32."""
+    patience: int | None = Field(default=None, ge=1)
+    """End after so many epochs without a better validation; none: train all epochs."""
+    processes: int = Field(default=1, ge=1, le=64)
+    """Processes that share a batch, one to a GPU (torch's DistributedDataParallel)."""
+    seed: int = Field(default=0, ge=0)
+
+
+class Training(Optimisation):
+    """Settings of the classifier's training."""
+
+    augment: bool = True
+    """Random flips and a random crop; has no effect on a frozen backbone, whose features are computed once."""
+    vertical_flip: bool = False
+    balance: bool = True
+    """Weigh classes against their frequency."""
