@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from methods.refinement import pamr
-from methods.refinement.pamr import colour_affinity, local_spread
+from methods.refinement.neighbour_matrix import sparse_products
+from methods.refinement.pamr import MANY_MAPS, colour_affinity, local_spread
 
 Golden = Callable[[str], dict[str, Any]]
 INPUTS = {"image", "mask_lowres", "_meta"}
@@ -83,6 +85,26 @@ class TestPamr:
         image, masks = torch.rand(1, 3, 12, 12), torch.rand(1, 5, 12, 12)
         whole = pamr(image, masks, iterations=3)
         torch.testing.assert_close(pamr(image, masks[:, [3, 1]], iterations=3), whole[:, [3, 1]])
+
+    @pytest.mark.parametrize("sparse", [True, False])
+    def test_many_maps_at_once_are_each_alone(self, sparse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        # By its name: the package has a function of the module's name.
+        module = import_module("methods.refinement.pamr")
+        monkeypatch.setattr(module, "sparse_products", lambda: sparse and sparse_products())
+        image, masks = torch.rand(2, 3, 30, 33), torch.rand(2, MANY_MAPS + 1, 30, 33)
+        whole = pamr(image, masks, iterations=3, dilations=(1, 4, 24))
+        for place in range(masks.shape[1]):
+            one = pamr(image, masks[:, place, None], iterations=3, dilations=(1, 4, 24))
+            torch.testing.assert_close(whole[:, place, None], one, rtol=0, atol=5e-6)
+        tiled = pamr(image, masks, iterations=3, dilations=(1, 2), tile=11)
+        torch.testing.assert_close(tiled, pamr(image, masks, iterations=3, dilations=(1, 2)), rtol=0, atol=1e-6)
+
+    def test_golden_with_many_maps(self, case: dict[str, Any]) -> None:
+        masks = case["mask_upsampled"].repeat(1, MANY_MAPS, 1, 1)
+        for name, about in case["_meta"]["configs"].items():
+            found = pamr(case["image"], masks, iterations=about["num_iter"], dilations=about["dilations"])
+            expected = case[f"{name}_out"].repeat(1, MANY_MAPS, 1, 1)
+            torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)
 
     def test_flat_image_averages_evenly(self) -> None:
         masks = torch.zeros(1, 1, 5, 5)
