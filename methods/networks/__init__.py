@@ -6,21 +6,37 @@ only when its weights are asked for by name. Training lives elsewhere.
 
 from methods.networks.backbones import BackboneError
 from methods.networks.classifiers import build_classifier
+from methods.networks.decoder import Decoder, DecoderHead
+from methods.networks.decoder_network import DecoderNetwork, UNet
+from methods.networks.encoder import Encoder, EncoderError, encoder_layers
 from methods.networks.fold import FoldError, fold_batch_norms
 from methods.networks.network import ClassifierNetwork, pooled_features, resolve_layers
 from methods.networks.pointwise import hasten_pointwise
 from methods.networks.small import SmallNet
+from methods.networks.stride import StrideError, keep_stride
+from methods.networks.vgg16_wsol import Vgg16Wsol, build_vgg16_wsol
 from methods.networks.weights import WeightsError, load_backbone, load_classifier
 
 __all__ = [
     "BackboneError",
     "ClassifierNetwork",
+    "Decoder",
+    "DecoderHead",
+    "DecoderNetwork",
+    "Encoder",
+    "EncoderError",
     "FoldError",
     "SmallNet",
+    "StrideError",
+    "UNet",
+    "Vgg16Wsol",
     "WeightsError",
     "build_classifier",
+    "build_vgg16_wsol",
+    "encoder_layers",
     "fold_batch_norms",
     "hasten_pointwise",
+    "keep_stride",
     "load_backbone",
     "load_classifier",
     "pooled_features",

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from methods.networks.network import ClassifierNetwork, resolve_layers
-from methods.refinement.checks import require_finite
 
 SMALLEST = 32
 PROBE = 96
@@ -191,7 +190,9 @@ def _require_images(images: Tensor) -> None:
         )
     if not images.is_floating_point():
         raise TypeError(f"expected floating point images, got {images.dtype}")
-    require_finite(images, "images")
+    if not (finite := images.isfinite()).all():
+        count = int((~finite).sum())
+        raise ValueError(f"expected finite images, got {count} of {images.numel()} values NaN or infinite")
 
 
 def _version(output: Any) -> int:
