@@ -1,8 +1,10 @@
 """Boxes of one map at all of its levels: which of them meet the true boxes.
 
 Components only shrink as the threshold rises, and so do their boxes. Hence no level has to be looked at where even the
-whole of what lies above it could no longer meet the object; and none between two levels, if the largest component stays
-the largest between them and its box, that lies between theirs, can only be judged as theirs.
+whole of what lies above it could no longer meet the object; and of all components only those are followed whose own
+boxes still could. At the lowest levels one component reaches from side to side, and the rest is too small to count. For
+the largest component, no level between two has to be looked at either if it stays the largest between them, and its
+box, that lies between theirs, can only be judged as theirs.
 """
 
 from collections.abc import Callable
@@ -23,6 +25,8 @@ from methods.refinement.component_boxes import (
     scipy_rectangles,
 )
 
+CHUNK = 16
+"""Thresholds whose boxes are compared at once, before a look at what can be left out above them."""
 Levels = NDArray[np.uint8]
 Hits = NDArray[np.bool_]
 Corners = tuple[int, int, int, int]
@@ -39,7 +43,7 @@ def level_hits(levels: Levels, truth: Boxes, thresholds: NDArray[np.int64], cont
     truth
         True boxes ``(n, 4)``, n at least 1.
     thresholds
-        ``(T,)`` ascending and different; foreground is above.
+        ``(T,)`` ascending and different; foreground is above, and empty at most for a single one.
     contours
         As :func:`methods.refinement.component_boxes`.
     deltas
@@ -64,7 +68,11 @@ def level_hits(levels: Levels, truth: Boxes, thresholds: NDArray[np.int64], cont
     # The support shrinks, so that reachable levels are the first ones.
     count = int(reachable.sum())
     if count:
-        best[:count] = image.all_ious(count) if contours == "all" else image.largest_ious(count, deltas.tolist())
+        best[:count] = (
+            image.all_ious(count, float(deltas.min()))
+            if contours == "all"
+            else image.largest_ious(count, deltas.tolist())
+        )
     return best >= deltas[:, None]
 
 
@@ -81,6 +89,7 @@ class MapBoxes:
         self.levels, self.truths, self.thresholds = levels, [tuple(one) for one in truth.tolist()], thresholds.tolist()
         self.contours = contours
         self.right, self.bottom = levels.shape[1] - 1, levels.shape[0] - 1
+        self.whole: Corners = (0, 0, self.right, self.bottom)
         bounds = []
         for axis in (0, 1):
             above = levels.max(axis=axis)[None] > thresholds[:, None]
@@ -90,25 +99,24 @@ class MapBoxes:
         self.crops = np.stack([x0, y0, x1, y1], axis=1)
         self.support = np.minimum(self.crops, [self.right, self.bottom, self.right, self.bottom])
 
-    def all_ious(self, count: int) -> Floats:
-        """Best IoU of any box at each of the first thresholds."""
-        draw = opencv_rectangles if has_opencv() else scipy_rectangles
-        drawn: list[Rectangle] = []
-        starts = []
-        for place in range(count):
-            mask, origin = self._mask(place)
-            starts.append(len(drawn))
-            drawn += draw(mask, "all", origin) if mask.size else [(0, 0, 0, 0)]
-        boxes = np.array(drawn, dtype=np.int64)
-        boxes[:, 2:] = np.minimum(boxes[:, :2] + boxes[:, 2:], [self.right, self.bottom])
-        areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(axis=1)
-        best = np.zeros(len(boxes))
-        for true in np.array(self.truths):
-            sides = np.minimum(boxes[:, 2:], true[2:]) - np.maximum(boxes[:, :2], true[:2]) + 1
-            shared = np.maximum(sides, 0).prod(axis=1)
-            best = np.maximum(best, shared / (areas + (true[2:] - true[:2] + 1).prod() - shared))
-        found: Floats = np.maximum.reduceat(best, starts)
-        return found
+    def all_ious(self, count: int, least: float) -> Floats:
+        """Best IoU of any box at each of the first thresholds; 0 may stand for one below ``least``."""
+        best = np.zeros(count)
+        start = self._whole(count, least)
+        best[:start] = self._bounded(self.whole, self.whole)
+        region = self.whole
+        while start < count:
+            places = range(start, min(start + CHUNK, count))
+            boxes, starts = self._drawn(places, region)
+            ious, shares = self._compared(boxes)
+            best[places.start : places.stop] = np.maximum.reduceat(ious, starts)
+            # All that is above the next thresholds lies in components of the last, each in one.
+            large = boxes[starts[-1] :][shares[starts[-1] :] >= least]
+            if not len(large):
+                break
+            (x0, y0), (x1, y1) = large[:, :2].min(axis=0).tolist(), large[:, 2:].max(axis=0).tolist()
+            region, start = (x0, y0, x1, y1), places.stop
+        return best
 
     def largest_ious(self, count: int, deltas: list[float]) -> list[float]:
         """An IoU that is on the same side of every delta as that of the largest component, threshold by threshold."""
@@ -135,6 +143,58 @@ class MapBoxes:
             best[middle] = self._bounded(boxes[middle][0], boxes[middle][0])
             spans += [(low, middle), (middle, high)]
         return best
+
+    def _whole(self, count: int, least: float) -> int:
+        """How many of the first thresholds have one box that counts, that of the whole map.
+
+        If no 8-connected part of what is at most the threshold reaches from side to side, one component touches all
+        sides. Whatever else has a box, now or at a lower threshold, is enclosed by one of these parts, perhaps
+        together with the map's border, and hence in its box or, if it is a hole, one pixel around it.
+        """
+        draw = opencv_rectangles if has_opencv() else scipy_rectangles
+        width, height = self.right + 1, self.bottom + 1
+        low, high, middle = 0, count, 0
+        while low < high:
+            below = self.levels <= self.thresholds[middle]
+            parts = np.array(draw(below, "all") if below.any() else [(0, 0, 0, 0)], dtype=np.int64)
+            crossing = (parts[:, 2] == width) | (parts[:, 3] == height)
+            if not crossing.any():
+                grown = np.concatenate([parts[:, :2] - 1, parts[:, :2] + parts[:, 2:] + 1], axis=1)
+                crossing = self._compared(grown)[1] >= least
+            low, high = (low, middle) if crossing.any() else (middle + 1, high)
+            middle = (low + high) // 2
+        return low
+
+    def _drawn(self, places: range, region: Corners) -> tuple[Boxes, list[int]]:
+        """Boxes of all contours in a region at each of some thresholds, and where those of each one start."""
+        draw = opencv_rectangles if has_opencv() else scipy_rectangles
+        outside = [(self.right + 2, self.bottom + 2, 0, 0)]
+        drawn: list[Rectangle] = []
+        starts = []
+        # What lies above the first threshold is the bound for all.
+        x0, y0, x1, y1 = self.crops[places.start].tolist()
+        x0, y0, x1, y1 = max(x0, region[0]), max(y0, region[1]), min(x1, region[2] + 1), min(y1, region[3] + 1)
+        levels = self.levels[y0:y1, x0:x1]
+        for place in places:
+            starts.append(len(drawn))
+            found = draw(levels > self.thresholds[place], "all", (x0, y0)) if levels.size else []
+            drawn += found or (outside if self.crops[place, 2] else [(0, 0, 0, 0)])
+        boxes = np.array(drawn, dtype=np.int64)
+        boxes[:, 2:] = np.minimum(boxes[:, :2] + boxes[:, 2:], [self.right, self.bottom])
+        return boxes, starts
+
+    def _compared(self, boxes: Boxes) -> tuple[Floats, Floats]:
+        """Best IoU of each box, and the largest share of a true one in it; both ``(n,)``."""
+        sides = boxes[:, 2:] - boxes[:, :2] + 1
+        areas = sides[:, 0] * sides[:, 1]
+        ious, shares = np.zeros((2, len(boxes)))
+        for x0, y0, x1, y1 in self.truths:
+            width = np.minimum(boxes[:, 2], x1) - np.maximum(boxes[:, 0], x0) + 1
+            height = np.minimum(boxes[:, 3], y1) - np.maximum(boxes[:, 1], y0) + 1
+            shared, area = np.maximum(width, 0) * np.maximum(height, 0), (x1 - x0 + 1) * (y1 - y0 + 1)
+            np.maximum(ious, shared / (areas + area - shared), out=ious)
+            np.maximum(shares, shared / area, out=shares)
+        return ious, shares
 
     def _mask(self, place: int) -> tuple[Hits, tuple[int, int]]:
         x0, y0, x1, y1 = self.crops[place].tolist()

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from methods.metrics.box_accuracy import BoxAccuracy
 from methods.metrics.boxes import box_iou
@@ -88,6 +89,20 @@ class TestBoxAccuracy:
     def test_equals_a_slow_construction(self, contours: Any, seed: int) -> None:
         scores, boxes = _random(seed)
         accuracy = BoxAccuracy((5, 30, 50, 70, 100), 0.03, contours)
+        accuracy.update(scores, boxes)
+        assert np.array_equal(accuracy.correct, _slow(scores, boxes, accuracy))
+
+    @limits(max_examples=25, deadline=None)
+    @given(st.integers(0, 2**32 - 1))
+    @pytest.mark.parametrize("contours", ["largest", "all"])
+    def test_equals_a_slow_construction_on_smooth_maps(self, contours: Any, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        height, width = random.integers(3, 32, 2)
+        noise = gaussian_filter(random.random((2, height, width)), [0, *random.uniform(0, 3, 2)])
+        scores = (noise - noise.min()) / (np.ptp(noise) or 1)
+        corners = np.sort(random.integers(0, [width, height], (2, 1 + seed % 2, 2, 2)), axis=2)
+        accuracy = BoxAccuracy((5, 30, 50, 70, 100), 0.01, contours)
+        boxes = list(corners.reshape(2, -1, 4))
         accuracy.update(scores, boxes)
         assert np.array_equal(accuracy.correct, _slow(scores, boxes, accuracy))
 
