@@ -120,10 +120,28 @@ class SampledProposal(_Perturbed):
     """Of the noise of SS-CAM."""
 
 
-Proposal = Annotated[
-    GradientProposal | ClassMapProposal | FullGradProposal | SmoothProposal | PerturbationProposal | SampledProposal,
-    Field(discriminator="method"),
-]
+class AttentionProposal(_Proposal):
+    """Attention of the run's transformer: where it looks, not at which class.
+
+    An image with several labels needs to be told apart: there, and everywhere with ``ts_cam``, the map of each class is
+    the attention times what another proposal says of the class.
+    """
+
+    method: Literal["dino", "ts_cam"]
+    head: Literal["mean"] | Annotated[int, Field(ge=0)] = "mean"
+    """Head of the last block, from 0, or the mean of all."""
+    classes: str | None = None
+    """Name of the proposal that tells classes apart; none: the first one listed that looks at classes."""
+
+    def _built(self) -> str:
+        return self.method if self.head == "mean" else f"{self.method}-head{self.head}"
+
+
+ClassProposal = (
+    GradientProposal | ClassMapProposal | FullGradProposal | SmoothProposal | PerturbationProposal | SampledProposal
+)
+"""Made from the classifier."""
+Proposal = Annotated[ClassProposal | AttentionProposal, Field(discriminator="method")]
 
 
 class Sweep(Section):

@@ -5,20 +5,14 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from configs.dataset import Dataset, Location, Names, Section
-from configs.proposals import GradientProposal, Proposal, Sweep
+from configs.decoders import Decoder, DipsDecoder, FcamDecoder
+from configs.normalise import Normalise
+from configs.proposals import AttentionProposal, ClassProposal, GradientProposal, Proposal, Sweep
 from configs.refine import OtsuStep, Step, check_order
 from configs.training import Training
+from configs.transformer import Transformer
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Normalise(Section):
-    """How 8-bit RGB becomes network input: optional BGR, divide by ``scale``, minus mean, over std."""
-
-    channels: Literal["rgb", "bgr"] = "rgb"
-    scale: float = Field(default=255.0, gt=0)
-    mean: list[float] = Field(default=[0.485, 0.456, 0.406], min_length=3, max_length=3)
-    std: list[Annotated[float, Field(gt=0)]] = Field(default=[0.229, 0.224, 0.225], min_length=3, max_length=3)
 
 
 class Classifier(Section):
@@ -91,7 +85,9 @@ class RunConfig(Section):
     dataset: Dataset
     classifier: Classifier = Classifier()
     proposals: list[Proposal] = Field(default=[GradientProposal(method="grad_cam")], min_length=1)
+    transformer: Transformer | None = None
     sweep: Sweep | None = None
+    train: list[Decoder] = Field(default=[])
     refine: list[Step] = Field(default=[OtsuStep(step="otsu")], min_length=1)
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
@@ -104,6 +100,16 @@ class RunConfig(Section):
         swept = self.sweep.proposals() if self.sweep else []
         return [*self.proposals, *(one for one in swept if one.settings not in listed)]
 
+    @property
+    def class_proposals(self) -> list[ClassProposal]:
+        """Those that the classifier makes."""
+        return [one for one in self.all_proposals if not isinstance(one, AttentionProposal)]
+
+    @property
+    def attention_proposals(self) -> list[AttentionProposal]:
+        """Those that the transformer makes."""
+        return [one for one in self.proposals if isinstance(one, AttentionProposal)]
+
     @model_validator(mode="after")
     def _steps_in_order(self) -> "RunConfig":
         check_order(self.refine)
@@ -115,8 +121,29 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _what_proposals_need(self) -> "RunConfig":
+        attends = [one.title for one in self.attention_proposals]
+        attends += [one.title for one in self.train if isinstance(one, DipsDecoder)]
+        if attends and self.transformer is None:
+            raise ValueError(f"transformer: expected a transformer for {', '.join(attends)}, saw none; add the section")
+        known = [one.title for one in self.class_proposals]
+        if not known:
+            raise ValueError("proposals: expected at least one that the classifier makes (grad_cam, ...), saw none")
+        wanted = [(one.title, one.classes) for one in self.attention_proposals if one.classes is not None]
+        for title, name in wanted:
+            if name not in known:
+                raise ValueError(f"proposals: {title}: classes: expected one of {', '.join(known)}, saw {name!r}")
+        taught = [one.title for one in self.all_proposals]
+        for one in self.train:
+            if isinstance(one, FcamDecoder) and one.proposal not in taught:
+                raise ValueError(
+                    f"train: {one.title}: proposal: expected one of {', '.join(taught)}, saw {one.proposal!r}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _unique_titles(self) -> "RunConfig":
-        titles = [proposal.title for proposal in self.all_proposals]
+        titles = [one.title for one in (*self.all_proposals, *self.train)]
         twice = sorted({title for title in titles if titles.count(title) > 1})
         if twice:
             raise ValueError(f"proposals: expected different names, seen twice: {', '.join(twice)}")

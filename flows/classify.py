@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.pool import run_work, thread_runner
 from flows.progress import progress
+from flows.threads import set_threads
 from methods.networks import ClassifierNetwork
 from storage import keys
 from storage.models import is_saved
@@ -33,6 +34,8 @@ def classify_flow(state: State) -> None:
     if is_saved(state.model):
         state.done["classify"] = 0
         return
+    # One training at a time may use every core.
+    set_threads(state.run.config, 1)
     future = make_classifier.submit(state, state.model)
     try:
         future.result()
@@ -65,7 +68,8 @@ def make_classifier(state: State, folder: Path) -> None:
         }
     else:
         facts |= train_classifier(state, network, rows, folder)
-    save_network(folder, network, facts, began)
+    history = facts.pop("history", [])
+    save_network(folder, network, facts, history, began)
 
 
 def train_classifier(state: State, network: ClassifierNetwork, rows: list[int], folder: Path) -> dict[str, Any]:

@@ -67,8 +67,8 @@ def export_command(folder: Path, layout: str, out: Path, labels: str | None, spl
     store = LabelStore(stage, index)
     if len(index.classes) > MAX_CLASSES:
         say(
-            f"refused: a mask file holds at most {MAX_CLASSES} classes, {stage.name} has {len(index.classes)} and numbers "
-            "them in every image anew; read it through storage.labels, or run with fewer dataset.classes"
+            f"refused: a mask file holds at most {MAX_CLASSES} classes, {stage.name} has {len(index.classes)} and "
+            "numbers them in every image anew; read it through storage.labels, or run with fewer dataset.classes"
         )
         return REFUSED
     if split is not None and split not in index.splits:

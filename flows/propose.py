@@ -2,13 +2,17 @@
 
 from prefect import flow
 
+from configs.proposals import AttentionProposal
 from configs.refine import ScgStep
 from flows.pool import run_work
 from methods.networks import ClassifierNetwork, resolve_layers
 from storage import keys
 from storage.models import describe, weights_digest
 from storage.stages import StageFolder
+from tasks.agnostic import AgnosticWork, HeadMaps
+from tasks.attend import attention_grid
 from tasks.correlate import correlation_grid
+from tasks.correlate_work import CorrelateWork
 from tasks.images import probe_images
 from tasks.maps import layers_of, map_grid
 from tasks.network import as_computed, inference_network, load_network
@@ -22,25 +26,50 @@ def proposal_folders(state: State) -> None:
     if state.model is None:
         raise RuntimeError("expected a classifier; the classify step comes first")
     weights = weights_digest(state.model)
-    bases = [(one, keys.proposal_basis(run.config, one, state.index, weights)) for one in run.config.all_proposals]
-    state.proposals = [(one, keys.stage_folder(run.workspace, "propose", basis)) for one, basis in bases]
-    state.correlated = [
-        keys.stage_folder(run.workspace, "scg", keys.correlation_basis(run.config, step, folder))
-        for step in run.config.refine[:1]
-        for _, folder in state.proposals
-        if isinstance(step, ScgStep)
-    ]
+    made = {
+        one.title: _folder(state, "propose", keys.proposal_basis(run.config, one, state.index, weights))
+        for one in run.config.class_proposals
+    }
+    if state.attended is not None:
+        first = run.config.class_proposals[0].title
+        for attention in run.config.attention_proposals:
+            told_by = made[attention.classes or first]
+            basis = keys.attention_proposal_basis(run.config, attention, state.attended, told_by)
+            made[attention.title] = _folder(state, "propose", basis)
+    state.proposals = [(one, made[one.title]) for one in run.config.all_proposals]
+    state.correlated = {}
+    for one, folder in state.proposals:
+        name_correlated(state, one.title, folder)
+
+
+def name_correlated(state: State, title: str, proposal: StageFolder) -> None:
+    """Name the folder of a proposal's maps after self-correlation, where the run asks for it."""
+    step = state.run.config.refine[0]
+    if isinstance(step, ScgStep):
+        state.correlated[title] = _folder(state, "scg", keys.correlation_basis(state.run.config, step, proposal))
+
+
+def _folder(state: State, stage: str, basis: keys.Basis) -> StageFolder:
+    return keys.stage_folder(state.run.workspace, stage, basis)
 
 
 @flow(name="propose", validate_parameters=False, persist_result=False)
 def propose_flow(state: State) -> None:
     """Bring the soft maps of every proposal up to date, and those that self-correlation makes of them."""
     proposal_folders(state)
-    products = [Product(one, folder) for one, folder in state.proposals]
-    products += [Product(one, folder, True) for (one, _), folder in zip(state.proposals, state.correlated)]
+    done = _class_maps(state)
+    for one in state.run.config.attention_proposals:
+        done += _attention_maps(state, one)
+    state.done["propose"] = done
+
+
+def _class_maps(state: State) -> int:
+    """Maps of the proposals that the classifier makes."""
+    titles = {one.title: one for one in state.run.config.class_proposals}
+    products = [Product(titles[one.title], folder) for one, folder in state.proposals if one.title in titles]
+    products += [Product(one, state.correlated[title], True) for title, one in titles.items() if state.correlated]
     if all(one.folder.complete for one in products):
-        state.done["propose"] = 0
-        return
+        return 0
     if state.model is None:
         raise RuntimeError("expected a classifier; the classify step comes first")
     network = _begin(state, products)
@@ -53,7 +82,36 @@ def propose_flow(state: State) -> None:
         products,
         multi_label=bool(describe(state.model)["multi_label"]),
     )
-    state.done["propose"] = run_work(work, state.network_workers, state.shards)
+    return run_work(work, state.network_workers, state.shards)
+
+
+def _attention_maps(state: State, one: AttentionProposal) -> int:
+    """Maps of one proposal from the transformer's attention."""
+    if state.attended is None:
+        raise RuntimeError("expected attention; the attend step comes first")
+    folder, classes = state.proposal(one.title), state.proposal(one.classes)
+    basis = keys.attention_proposal_basis(state.run.config, one, state.attended, classes)
+    begin_proposal(folder, basis, state.index, state.index_stage, attention_grid(state.attended))
+    maps = HeadMaps(state.attended, one.head)
+    size = state.run.config.runtime.shard_images
+    work = AgnosticWork(state.index, folder, classes, maps, size, always=one.method == "ts_cam")
+    return run_work(work, state.workers, state.shards) + correlate_maps(state, one.title)
+
+
+def correlate_maps(state: State, title: str) -> int:
+    """Self-correlation of maps that the classifier's pass did not make; it has to look at the images for it."""
+    step, config = state.run.config.refine[0], state.run.config
+    if not isinstance(step, ScgStep) or state.model is None:
+        return 0
+    folder, proposal = state.correlated[title], state.proposal(title)
+    trained = load_network(state.model, weights_digest(state.model), state.device)
+    probe = probe_images(config.classifier.input_size, state.device)
+    network = inference_network(trained, config.runtime, probe, set(resolve_layers(trained, step.layers)))
+    grid = correlation_grid(network, step, as_computed(probe, config.runtime))
+    basis = keys.correlation_basis(config, step, proposal)
+    begin_proposal(folder, basis, state.index, state.index_stage, grid)
+    work = CorrelateWork(config, state.index, network, state.source(), state.device, step, proposal, folder)
+    return run_work(work, state.network_workers, state.shards)
 
 
 def _begin(state: State, products: list[Product]) -> ClassifierNetwork:
@@ -67,20 +125,15 @@ def _begin(state: State, products: list[Product]) -> ClassifierNetwork:
     keep = {layer for one in products for layer in layers_of(trained, one.proposal)}
     keep |= set(resolve_layers(trained, step.layers)) if isinstance(step, ScgStep) else set()
     network = inference_network(trained, config.runtime, probe, keep)
-    ready, sources = as_computed(probe, config.runtime), dict(zip(*_folders(state)))
+    ready = as_computed(probe, config.runtime)
     for one in products:
         if one.folder.exists:
             continue
         if one.correlated and isinstance(step, ScgStep):
-            basis = keys.correlation_basis(config, step, sources[one.folder.name])
+            basis = keys.correlation_basis(config, step, state.proposal(one.proposal.title))
             grid = correlation_grid(network, step, ready)
         else:
             basis = keys.proposal_basis(config, one.proposal, state.index, weights)
             grid = map_grid(network, one.proposal, ready)
         begin_proposal(one.folder, basis, state.index, state.index_stage, grid)
     return network
-
-
-def _folders(state: State) -> tuple[list[str], list[StageFolder]]:
-    """Names of the correlated folders, and the proposals' folders they come from."""
-    return [folder.name for folder in state.correlated], [folder for _, folder in state.proposals]

@@ -12,13 +12,7 @@ from tasks.state import LabelSet, State
 
 def mask_folders(state: State) -> None:
     """Name the label sets of every proposal."""
-    state.label_sets = [
-        _label_sets(state, folder, _correlated(state, place)) for place, (_, folder) in enumerate(state.proposals)
-    ]
-
-
-def _correlated(state: State, place: int) -> StageFolder | None:
-    return state.correlated[place] if state.correlated else None
+    state.label_sets = [_label_sets(state, folder, state.correlated.get(one.title)) for one, folder in state.proposals]
 
 
 def _label_sets(state: State, proposal: StageFolder, correlated: StageFolder | None) -> list[LabelSet]:
@@ -35,8 +29,8 @@ def refine_flow(state: State) -> None:
     """Bring the label sets of every proposal up to date."""
     mask_folders(state)
     config, done = state.run.config, 0
-    for place, ((_, proposal), sets) in enumerate(zip(state.proposals, state.label_sets, strict=True)):
-        correlated = _correlated(state, place)
+    for (source, proposal), sets in zip(state.proposals, state.label_sets, strict=True):
+        correlated = state.correlated.get(source.title)
         for one in sets:
             basis = keys.mask_basis(config, state.index, proposal, one.steps, correlated)
             begin_masks(one.folder, basis, state.index, state.index_stage)

@@ -1,6 +1,8 @@
 """Finding out that nothing is left to do without waking Prefect: a finished run answers as fast as it can be listed."""
 
+from flows.attend import attention_folder, transformer_folder
 from flows.classify import model_folder
+from flows.decode import decoded_folder, decoder_folder
 from flows.evaluate import evaluation_folders
 from flows.propose import proposal_folders
 from flows.refine import mask_folders
@@ -30,7 +32,9 @@ def finished(run: Run, steps: tuple[str, ...]) -> State | None:
     checks = {
         "stage": _staged,
         "classify": _classified,
+        "attend": _attended,
         "propose": _proposed,
+        "decode": _decoded,
         "refine": _refined,
         "evaluate": _evaluated,
         "report": _reported,
@@ -63,9 +67,27 @@ def _classified(state: State) -> bool:
     return is_saved(state.model)
 
 
+def _attended(state: State) -> bool:
+    transformer_folder(state)
+    if state.transformer is None:
+        return True
+    if not is_saved(state.transformer):
+        return False
+    attention_folder(state)
+    return state.attended is not None and state.attended.complete
+
+
 def _proposed(state: State) -> bool:
     proposal_folders(state)
-    return _complete([*(folder for _, folder in state.proposals), *state.correlated])
+    return _complete([*(folder for _, folder in state.proposals), *state.correlated.values()])
+
+
+def _decoded(state: State) -> bool:
+    for place in range(len(state.run.config.train)):
+        if not is_saved(decoder_folder(state, place)):
+            return False
+        decoded_folder(state, place)
+    return _complete([*state.regions, *(folder for _, folder in state.proposals), *state.correlated.values()])
 
 
 def _refined(state: State) -> bool:

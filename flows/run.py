@@ -6,12 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from prefect import flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from configs import load_config
+from flows.attend import attend_flow
 from flows.classify import classify_flow
+from flows.decode import decode_flow
 from flows.evaluate import evaluate_flow
 from flows.pool import thread_runner, without_heartbeat
 from flows.propose import propose_flow
@@ -19,23 +20,26 @@ from flows.refine import refine_flow
 from flows.report import report_flow
 from flows.resume import finished
 from flows.stage import stage_flow
+from flows.threads import set_threads
 from storage.staged import count_leaks
 from storage.workspace import Workspace
 from tasks.chain import check_packages
 from tasks.context import Run
 from tasks.malloc import keep_memory
-from tasks.state import State, worker_count
+from tasks.state import State
 
-STEPS = ("stage", "classify", "propose", "refine", "evaluate", "report")
+STEPS = ("stage", "classify", "attend", "propose", "decode", "refine", "evaluate", "report")
 _FLOWS: dict[str, Any] = {
     "stage": stage_flow,
     "classify": classify_flow,
+    "attend": attend_flow,
     "propose": propose_flow,
+    "decode": decode_flow,
     "refine": refine_flow,
     "evaluate": evaluate_flow,
     "report": report_flow,
 }
-_NETWORK = {"classify", "propose"}
+_NETWORK = {"classify", "attend", "propose", "decode"}
 _PACKAGES = (
     "maskmill",
     "torch",
@@ -56,14 +60,8 @@ def run_steps(state: State, last: str) -> None:
     with without_heartbeat():
         for step in STEPS[: STEPS.index(last) + 1]:
             workers = state.network_workers if step in _NETWORK else state.workers
-            torch.set_num_threads(state.run.config.runtime.threads or _threads(step, workers))
+            set_threads(state.run.config, workers)
             _FLOWS[step].with_options(task_runner=thread_runner(workers))(state)
-
-
-def _threads(step: str, workers: int) -> int:
-    """Threads inside one computation: all cores for training, which is one at a time, else the workers' share."""
-    cores = worker_count(0)
-    return cores if step == "classify" else max(1, cores // workers)
 
 
 @flow(name="maskmill", persist_result=False)
@@ -123,6 +121,8 @@ def describe_run(state: State) -> dict[str, Any]:
         "index_stage": state.index_stage,
         "truth": state.truth.name if state.truth else None,
         "model": state.model.name if state.model else None,
+        "transformer": state.transformer.name if state.transformer else None,
+        "decoders": [folder.name for folder in state.decoders],
         "proposals": [folder.name for _, folder in state.proposals],
         "labels": [folder.name for _, folder in state.masks],
         "methods": [one.title for one, _ in state.masks],

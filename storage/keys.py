@@ -7,9 +7,11 @@ counts or time stamps.
 from collections.abc import Sequence
 from typing import Any
 
-from configs.proposals import Proposal
+from configs.decoders import Decoder, DipsDecoder
+from configs.proposals import AttentionProposal, Proposal
 from configs.refine import ScgStep, Step
 from configs.schema import RunConfig
+from configs.transformer import Transformer
 from storage.files import file_digest
 from storage.index import ImageIndex
 from storage.stages import StageFolder, stage_key
@@ -53,7 +55,11 @@ def classifier_basis(config: RunConfig, index: ImageIndex) -> Basis:
 
 def training_rows(config: RunConfig, index: ImageIndex) -> list[int]:
     """Rows the classifier trains on."""
-    splits = set(config.classifier.train_split)
+    return rows_of(index, config.classifier.train_split)
+
+
+def rows_of(index: ImageIndex, splits: Sequence[str]) -> list[int]:
+    """Rows of some splits that can be worked on."""
     return [row for row in range(len(index)) if index.ok[row] and index.splits[row] in splits]
 
 
@@ -82,6 +88,85 @@ def proposal_basis(config: RunConfig, proposal: Proposal, index: ImageIndex, wei
         "arithmetic": config.runtime.model_dump(
             mode="json", include={"precision", "channels_last", "fold_batch_norm", "compile"}
         ),
+        "shard_images": config.runtime.shard_images,
+    }
+
+
+def transformer_basis(transformer: Transformer, index: ImageIndex) -> Basis:
+    """Of the transformer: its weights as given, or what it is pretrained with and on."""
+    names = {"backbone", "input_size", "normalise", "pretrain"}
+    basis: Basis = {
+        "transformer": transformer.model_dump(mode="json", include=names),
+        "weights": find_weights(transformer.weights).identity,
+    }
+    if transformer.pretrain is not None:
+        rows = rows_of(index, transformer.pretrain.split)
+        basis["images"] = index.subset_key(rows)
+    return basis
+
+
+def attention_basis(config: RunConfig, transformer: Transformer, index: ImageIndex, weights: str) -> Basis:
+    """Of the attention of every image; ``weights`` is the SHA-256 of the transformer's."""
+    names = {"backbone", "input_size", "normalise", "batch_size"}
+    return {
+        "transformer": transformer.model_dump(mode="json", include=names),
+        "weights": weights,
+        "index": index.key,
+        "precision": config.runtime.precision,
+        "shard_images": config.runtime.shard_images,
+    }
+
+
+def attention_proposal_basis(
+    config: RunConfig, proposal: AttentionProposal, attended: StageFolder, classes: StageFolder
+) -> Basis:
+    """Of maps made of attention, and of ``classes``, which tells an image's labels apart."""
+    return {
+        "proposal": {key: value for key, value in proposal.settings.items() if key != "classes"},
+        "attention": attended.name,
+        "classes": classes.name,
+        "shard_images": config.runtime.shard_images,
+    }
+
+
+def region_basis(config: RunConfig, decoder: DipsDecoder, attended: StageFolder, classifier: str) -> Basis:
+    """Of scored boxes around attention; ``classifier`` is the SHA-256 of the classifier's weights."""
+    return {
+        "regions": decoder.regions.model_dump(mode="json", exclude={"top"}),
+        "attention": attended.name,
+        "classifier": classifier,
+        "input": config.classifier.model_dump(
+            mode="json", include={"backbone", "head", "input_size", "normalise", "batch_size"}
+        ),
+        "shard_images": config.runtime.shard_images,
+    }
+
+
+def decoder_basis(
+    config: RunConfig, decoder: Decoder, index: ImageIndex, taught_by: StageFolder, classifier: str, truth: str | None
+) -> Basis:
+    """Of a trained decoder; ``taught_by`` are the maps or boxes it learns from, ``truth`` is what chooses the epoch."""
+    weights = find_weights(decoder.weights).identity if isinstance(decoder, DipsDecoder) else None
+    splits = [*decoder.split, *([decoder.select_split] if decoder.select else [])]
+    return {
+        "decoder": decoder.settings,
+        "weights": weights,
+        "taught_by": taught_by.name,
+        "classifier": classifier,
+        "input": config.classifier.model_dump(mode="json", include={"backbone", "head", "input_size", "normalise"}),
+        "images": index.subset_key(rows_of(index, splits)),
+        "truth": truth if decoder.select else None,
+    }
+
+
+def decoded_basis(config: RunConfig, index: ImageIndex, decoder: str, classes: StageFolder) -> Basis:
+    """Of a decoder's maps; ``decoder`` is the SHA-256 of its weights."""
+    return {
+        "decoder": decoder,
+        "probabilities": True,
+        "classes": classes.name,
+        "index": index.key,
+        "batch_size": config.classifier.batch_size,
         "shard_images": config.runtime.shard_images,
     }
 

@@ -8,6 +8,7 @@ from storage.commits import CommitLog
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
+HISTORY = "history.parquet"
 UNIT = "model"
 
 

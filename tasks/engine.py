@@ -46,10 +46,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a training is: epoch and step from 0, and the fraction of the whole that is done."""
+    """Where a training is: epoch, step in it and steps in all, each from 0, and the fraction of the whole."""
 
     epoch: int
     step: int
+    total: int
     progress: float
 
 
@@ -71,6 +72,9 @@ class Learner(nn.Module):
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups; ``factor`` multiplies the learning rate, ``weight_decay`` replaces the configured one."""
         return [{"params": [one for one in self.trained.parameters() if one.requires_grad]}]
+
+    def about_to_step(self, optimiser: torch.optim.Optimizer, moment: Moment) -> None:
+        """Called with gradients at hand, before every step of the optimiser: to clip them or to change its settings."""
 
     def stepped(self, moment: Moment) -> None:
         """Called after every step of the optimiser."""
@@ -143,7 +147,8 @@ class Engine:
         self.learner.train()
         sums: dict[str, Tensor] = {}
         for step, batch in enumerate(batches):
-            moment = Moment(epoch, step, (epoch + step / steps) / self.settings.epochs)
+            progress = (epoch + step / steps) / self.settings.epochs
+            moment = Moment(epoch, step, epoch * steps + step, progress)
             self._set_rates(moment)
             with self._mixed():
                 terms = called(batch.to(self.device).tensors, moment)
@@ -152,6 +157,7 @@ class Engine:
                 raise self._diverged(epoch, step, batch, terms)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            self.learner.about_to_step(self.optimiser, moment)
             self.optimiser.step()
             self.learner.stepped(moment)
             found = {"loss": loss, **terms} if len(terms) > 1 else {"loss": loss}
@@ -211,6 +217,21 @@ class Engine:
 def step_seed(seed: int, epoch: int) -> int:
     """Seed of an epoch: a resumed epoch draws what an undisturbed one would have drawn."""
     return (seed * 1_000_003 + epoch * 7_919 + 1) % (2**63)
+
+
+def share(order: list[int], batch_size: int) -> tuple[list[int], int]:
+    """Of a shuffled list, what this process works on, and its share of a batch: as many steps in every process.
+
+    Examples
+    --------
+    >>> share([3, 1, 2], 32)
+    ([3, 1, 2], 32)
+    """
+    if not torch.distributed.is_initialized():
+        return order, batch_size
+    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    whole = len(order) // world * world
+    return order[rank:whole:world], max(1, batch_size // world)
 
 
 def make_optimiser(learner: Learner, settings: Optimisation) -> torch.optim.Optimizer:

@@ -1,9 +1,10 @@
 """Images of index rows as network input: read, checked against the index, decoded ahead of the computation."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from configs.schema import Normalise
+from configs.normalise import Normalise
 from storage.index import ImageIndex
 from storage.indexed_images import read_row
 
 AHEAD = 2
+Loaded = TypeVar("Loaded")
 
 
 class ImageSource:
@@ -50,12 +52,19 @@ class ImageSource:
 
     def batches(self, rows: Sequence[int], size: int, batch: int) -> Iterator[tuple[list[int], Tensor]]:
         """Rows in groups of ``batch`` with their images uint8 (B, 3, size, size); the next groups decode meanwhile."""
+        for group, images in self.groups(rows, batch, lambda row: self.square(row, size)):
+            yield group, torch.stack(images)
+
+    def groups(
+        self, rows: Sequence[int], batch: int, load: Callable[[int], Loaded]
+    ) -> Iterator[tuple[list[int], list[Loaded]]]:
+        """Rows in groups of ``batch`` with what ``load`` gives for each; the next groups are loaded meanwhile."""
         groups = [list(rows[start : start + batch]) for start in range(0, len(rows), batch)]
-        waiting: deque[list[Future[Tensor]]] = deque()
+        waiting: deque[list[Future[Loaded]]] = deque()
         for number, group in enumerate(groups):
             for ahead in groups[number + len(waiting) : number + AHEAD]:
-                waiting.append([self._pool.submit(self.square, row, size) for row in ahead])
-            yield group, torch.stack([future.result() for future in waiting.popleft()])
+                waiting.append([self._pool.submit(load, row) for row in ahead])
+            yield group, [future.result() for future in waiting.popleft()]
 
     def close(self) -> None:
         """End the decoding threads."""

@@ -122,7 +122,7 @@ class LocalizeWork(FolderWork):
             place = next((k for k, pair in enumerate(found) if pair["class_id"] == target.class_id), None)
             if place is None or any(pair["flag"] == NONFINITE for pair in found):
                 continue
-            score = pairs.maps(target.row, (SIDE, SIDE))[place].numpy().astype(np.float64)
+            score = pairs.scores(target.row, (SIDE, SIDE))[place].numpy().astype(np.float64)
             facts = {**self._score(target, score), "method": ""}
             if masks is not None:
                 height, width = self.index.sizes[target.row]

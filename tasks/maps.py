@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from configs.proposals import (
     ClassMapProposal,
+    ClassProposal,
     FullGradProposal,
     GradientProposal,
     PerturbationProposal,
-    Proposal,
     SampledProposal,
     SmoothProposal,
 )
@@ -36,14 +36,14 @@ LAST_STAGE = "S5"
 Own = FullGradProposal | SmoothProposal | PerturbationProposal | SampledProposal
 
 
-def layers_of(network: ClassifierNetwork, proposal: Proposal) -> list[str]:
+def layers_of(network: ClassifierNetwork, proposal: ClassProposal) -> list[str]:
     """Module names of the layers that a proposal looks at; none where it looks at all of them."""
     if isinstance(proposal, FullGradProposal):
         return []
     return resolve_layers(network, [LAST_STAGE] if isinstance(proposal, ClassMapProposal) else proposal.layers)
 
 
-def map_grid(network: ClassifierNetwork, proposal: Proposal, images: Tensor) -> tuple[int, int]:
+def map_grid(network: ClassifierNetwork, proposal: ClassProposal, images: Tensor) -> tuple[int, int]:
     """Size of a proposal's maps for images like these: that of its largest layer, or the image's own.
 
     Raises
@@ -83,7 +83,9 @@ class MapMaker:
     compiled: bool = False
     also: tuple[str, ...] = ()
 
-    def __call__(self, images: Tensor, pairs: Tensor, proposals: Sequence[Proposal]) -> tuple[Record, list[Tensor]]:
+    def __call__(
+        self, images: Tensor, pairs: Tensor, proposals: Sequence[ClassProposal]
+    ) -> tuple[Record, list[Tensor]]:
         """The recording of the images, and the maps ``[P, h, w]`` float32 of each proposal; none without pairs.
 
         Every gradient CAM and CAM comes from one recording; each other method pays for its own passes.

@@ -7,8 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs.schema import Classifier, Runtime
 from methods.networks import (
@@ -20,9 +21,10 @@ from methods.networks import (
     load_classifier,
 )
 from storage.commits import CommitLog
-from storage.files import canonical_json, file_digest, write_bytes_atomic
-from storage.models import DESCRIPTION, UNIT, WEIGHTS, describe
+from storage.files import canonical_json, file_digest, write_bytes_atomic, write_table
+from storage.models import DESCRIPTION, HISTORY, UNIT, WEIGHTS, describe
 from storage.weights import find_weights, load_state, save_state
+from tasks.engine import History
 
 
 def new_network(config: Classifier, classes: int) -> ClassifierNetwork:
@@ -39,12 +41,22 @@ def new_network(config: Classifier, classes: int) -> ClassifierNetwork:
     return network
 
 
-def save_network(folder: Path, network: ClassifierNetwork, facts: dict[str, Any], began: float) -> None:
-    """Write weights and description of a finished classifier, and commit both."""
-    save_state(folder / WEIGHTS, dict(network.model.state_dict()))
-    description = {**facts, "stages": network.stages, "head": network.head, "weights": file_digest(folder / WEIGHTS)}
-    write_bytes_atomic(folder / DESCRIPTION, canonical_json(description))
-    CommitLog(folder).commit(UNIT, [folder / WEIGHTS, folder / DESCRIPTION], facts={}, began=began)
+def save_network(
+    folder: Path, network: ClassifierNetwork, facts: dict[str, Any], history: History, began: float
+) -> None:
+    """Write weights, description and history of a finished classifier, and commit them."""
+    save_model(folder, network.model, {**facts, "stages": network.stages, "head": network.head}, history, began)
+
+
+def save_model(folder: Path, module: nn.Module, about: dict[str, Any], history: History, began: float) -> None:
+    """Write weights and description of a finished model, and its history where it was trained here; commit them."""
+    save_state(folder / WEIGHTS, dict(module.state_dict()))
+    paths = [folder / WEIGHTS, folder / DESCRIPTION]
+    write_bytes_atomic(folder / DESCRIPTION, canonical_json({**about, "weights": file_digest(folder / WEIGHTS)}))
+    if history:
+        write_table(folder / HISTORY, pa.Table.from_pylist(history))
+        paths.append(folder / HISTORY)
+    CommitLog(folder).commit(UNIT, paths, facts={}, began=began)
 
 
 @lru_cache(maxsize=2)

@@ -212,8 +212,8 @@ def card(state: State, source: ImageSource, row: int, badge: str) -> OverlayCard
 
 def strip(state: State, source: ImageSource, row: int, pixels: Pixels, shard: int) -> list[tuple[str, Pixels]]:
     """The first class's map of an image as the method made it, and after every step on maps."""
-    proposal, sets = state.proposals[0][1], state.label_sets[0]
-    reader = ChainReader(state.index, source, proposal, state.correlated[0] if state.correlated else None, shard)
+    (first, proposal), sets = state.proposals[0], state.label_sets[0]
+    reader = ChainReader(state.index, source, proposal, state.correlated.get(first.title), shard)
     chain = reader.chain(row, sets)
     if chain is None or not len(chain.maps):
         return []

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from configs import RunConfig
-from configs.proposals import Proposal
+from configs.proposals import ClassProposal
 from configs.refine import ScgStep
 from methods.activation.halving import halving
 from methods.networks import ClassifierNetwork
@@ -46,7 +46,7 @@ def begin_proposal(
 class Product:
     """Soft maps that a pass makes: a proposal's own, or what self-correlation makes of them."""
 
-    proposal: Proposal
+    proposal: ClassProposal
     folder: StageFolder
     correlated: bool = False
 

@@ -69,14 +69,26 @@ class PairMaps:
         self.by_row: dict[int, list[dict[str, Any]]] = {}
         for pair in proposal.shard_table(shard).to_pylist():
             self.by_row.setdefault(pair["row"], []).append(pair)
+        self.probabilities = bool(proposal.manifest["basis"].get("probabilities"))
         room = proposal.spec(SCORE).shard_rows
         self.first = shard * room
         self.stored = proposal.rows(SCORE, shard, self.first, self.first + room)
 
     def maps(self, row: int, size: tuple[int, int]) -> Tensor:
-        """Maps of one image at its own size, (K, H, W), in the order of :attr:`by_row`."""
-        places = [pair["pair"] - self.first for pair in self.by_row[row]]
-        return image_maps(self.stored[places], size)
+        """Maps of one image at a size, (K, H, W), each min-max normalised, in the order of :attr:`by_row`."""
+        return image_maps(self._stored(row), size)
+
+    def scores(self, row: int, size: tuple[int, int]) -> Tensor:
+        """The same for metrics: probabilities as they are, anything else normalised."""
+        if not self.probabilities:
+            return self.maps(row, size)
+        ends = [(pair["minimum"], pair["maximum"]) for pair in self.by_row[row]]
+        low, high = torch.tensor(ends, dtype=torch.float32).T[..., None, None]
+        maps = torch.from_numpy(self._stored(row).astype(np.float32)) * (high - low) + low
+        return enlarge(maps, size).clamp(0, 1)
+
+    def _stored(self, row: int) -> np.ndarray[Any, Any]:
+        return self.stored[[pair["pair"] - self.first for pair in self.by_row[row]]]
 
 
 class RefineWork:

@@ -52,7 +52,7 @@ def metric_rows(state: State) -> list[MetricRow]:
     rows: list[MetricRow] = []
     if state.model is not None:
         about = describe(state.model)
-        logits = state.proposals[0][1].table(LOGITS)
+        logits = state.scored.table(LOGITS)
         rows += classifier_rows(logits, state.index, multi_label=about["multi_label"], method=about["backbone"])
     names = ["background", *state.index.classes]
     if state.floors is not None:
@@ -75,8 +75,8 @@ def _localization(state: State) -> list[MetricRow]:
         for method in sorted(set(floors.column("method").to_pylist())):
             part = floors.filter(pc.equal(floors.column("method"), method))
             rows += localization_rows(part, None, method=method, source="fixed")
-    for (one, proposal), folder in zip(state.proposals, state.localized, strict=False):
-        ranks = ranked(proposal.table(LOGITS), state.index.class_ids)
+    ranks = ranked(state.scored.table(LOGITS), state.index.class_ids) if state.localized else None
+    for (one, _), folder in zip(state.proposals, state.localized):
         rows += localization_rows(folder.table(), ranks, method=one.title, source=threshold_source(state))
     return rows
 

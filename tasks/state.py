@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from configs.decoders import Decoder
 from configs.proposals import Proposal
 from configs.refine import Step
 from storage.index import ImageIndex
@@ -14,7 +15,9 @@ from storage.stages import StageFolder
 from tasks.context import Run
 from tasks.images import ImageSource, pick_device
 
-Labelled = tuple[Proposal, StageFolder]
+Source = Proposal | Decoder
+"""What makes soft maps: a proposal, or a decoder that learned from one."""
+Labelled = tuple[Source, StageFolder]
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,13 @@ class State:
         self.truth: StageFolder | None = None
         self.boxes: StageFolder | None = None
         self.model: Path | None = None
+        self.transformer: Path | None = None
+        self.attended: StageFolder | None = None
+        self.regions: list[StageFolder] = []
+        self.decoders: list[Path] = []
         self.floors: StageFolder | None = None
         self.proposals: list[Labelled] = []
-        self.correlated: list[StageFolder] = []
+        self.correlated: dict[str, StageFolder] = {}
         self.label_sets: list[list[LabelSet]] = []
         self.counts: list[list[StageFolder]] = []
         self.changes: list[list[StageFolder]] = []
@@ -67,6 +74,18 @@ class State:
     @index.setter
     def index(self, index: ImageIndex) -> None:
         self._index = index
+
+    @property
+    def scored(self) -> StageFolder:
+        """The first proposal that the classifier made: its folder also has the classifier's logits."""
+        first = self.run.config.class_proposals[0].title
+        return next(folder for one, folder in self.proposals if one.title == first)
+
+    def proposal(self, title: str | None) -> StageFolder:
+        """Folder of a proposal by its name; none: the first that looks at classes."""
+        if title is None:
+            return self.scored
+        return next(folder for one, folder in self.proposals if one.title == title)
 
     @property
     def masks(self) -> list[Labelled]:

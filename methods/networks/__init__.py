@@ -15,9 +15,11 @@ from methods.networks.pointwise import hasten_pointwise
 from methods.networks.small import SmallNet
 from methods.networks.stride import StrideError, keep_stride
 from methods.networks.vgg16_wsol import Vgg16Wsol, build_vgg16_wsol
+from methods.networks.vision_transformer import MINI, build_vit
 from methods.networks.weights import WeightsError, load_backbone, load_classifier
 
 __all__ = [
+    "MINI",
     "BackboneError",
     "ClassifierNetwork",
     "Decoder",
@@ -33,6 +35,7 @@ __all__ = [
     "WeightsError",
     "build_classifier",
     "build_vgg16_wsol",
+    "build_vit",
     "encoder_layers",
     "fold_batch_norms",
     "hasten_pointwise",

@@ -67,8 +67,8 @@ def sample_seeds(
         raise ValueError(f"expected no negative number of seeds, got foreground={foreground}, background={background}")
     _require_odd(dilation, "dilation")
     strong, weak = seed_regions(maps, background_share=background_share, erosion=erosion, generator=generator)
-    is_foreground = _dilate(_draw(strong, foreground, generator), dilation)
-    is_background = _dilate(_draw(weak, background, generator), dilation)
+    is_foreground = dilate(_draw(strong, foreground, generator), dilation)
+    is_background = dilate(_draw(weak, background, generator), dilation)
     seeds = torch.full(maps.shape, IGNORE, dtype=torch.int64, device=maps.device)
     seeds[is_foreground & ~is_background] = 1
     seeds[is_background & ~is_foreground] = 0
@@ -119,10 +119,10 @@ def seed_regions(
     thresholds = otsu_thresholds(maps)[:, None, None]
     seeded = thresholds != CONSTANT
     strong = (quantise(maps) > thresholds) & seeded
-    eroded = ~_dilate(~strong, erosion)
+    eroded = ~dilate(~strong, erosion)
     strong = torch.where(eroded.any(dim=(1, 2), keepdim=True), eroded, strong)
     height, width = maps.shape[1:]
-    weak = _lowest(maps.flatten(1), int(background_share * height * width), generator).view_as(maps)
+    weak = draw_lowest(maps.flatten(1), int(background_share * height * width), generator).view_as(maps)
     return strong, weak & seeded
 
 
@@ -131,7 +131,7 @@ def _require_odd(side: int, what: str) -> None:
         raise ValueError(f"expected an odd {what}, 1 for none, got {side}")
 
 
-def _dilate(mask: Tensor, side: int) -> Tensor:
+def dilate(mask: Tensor, side: int) -> Tensor:
     """Grow a mask ``[B, H, W]`` by a square; pooling pads with minus infinity, so nothing comes in from outside."""
     if side == 1:
         return mask
@@ -139,7 +139,7 @@ def _dilate(mask: Tensor, side: int) -> Tensor:
     return max_pool2d(rows, (1, side), stride=1, padding=(0, side // 2))[:, 0].bool()
 
 
-def _lowest(values: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+def draw_lowest(values: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     """Mask of exactly ``count`` lowest values of every row of ``[B, N]``."""
     if count == 0:
         return torch.zeros_like(values, dtype=torch.bool)

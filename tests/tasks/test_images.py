@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from configs.schema import Normalise
+from configs.normalise import Normalise
 from storage.indexed_images import ChangedImageError
 from tasks.images import ImageSource, pick_device, to_input
 

@@ -1,0 +1,102 @@
+"""Soft maps that know no class (attention, decoders) as a proposal like any other: a map per image and label."""
+
+import time
+from typing import Any, Protocol
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from methods.activation import map_flags, min_max
+from storage.faults import dying_point
+from storage.index import ImageIndex
+from storage.stages import FACTS, StageFolder
+from tasks.attend import AttentionMaps
+from tasks.context import FolderWork
+from tasks.findings import PAIRS
+from tasks.propose import SCORE
+from tasks.refine import PairMaps
+
+
+class ShardMaps(Protocol):
+    """Gives the maps of a shard's images, one each."""
+
+    def __call__(self, shard: int, rows: list[int]) -> list[Tensor]:
+        """Maps ``(h, w)`` float32, not below 0, in the order of the rows."""
+
+
+class AgnosticWork(FolderWork):
+    """Soft maps of one proposal from maps without classes.
+
+    The map of an image with one label is that label's. Where an image has several, each label's map is the image's map
+    times what ``classes`` says of the label, min-max normalised: the one says where things are, the other which.
+
+    Parameters
+    ----------
+    index
+        The image index.
+    folder
+        Where the proposal goes.
+    classes
+        A finished proposal that looks at classes.
+    maps
+        Gives the images' maps.
+    always
+        Multiply with ``classes`` in every image.
+    """
+
+    title = "propose"
+
+    def __init__(
+        self,
+        index: ImageIndex,
+        folder: StageFolder,
+        classes: StageFolder,
+        maps: ShardMaps,
+        shard_images: int,
+        *,
+        always: bool = False,
+    ) -> None:
+        self.index, self.folder, self.classes, self.maps, self.always = index, folder, classes, maps, always
+        self.shards = index.shards(shard_images)
+
+    def __call__(self, shard: int) -> None:
+        """Compute one shard."""
+        began = time.monotonic()
+        rows = [row for row in self.index.working_rows(self.shards[shard]) if self.index.class_ids[row]]
+        known = PairMaps(self.classes, shard)
+        facts: list[dict[str, Any]] = []
+        stored: list[Tensor] = [torch.zeros(0, *self.folder.spec(SCORE).item)]
+        for row, one in zip(rows, self.maps(shard, rows), strict=True):
+            maps = self._by_class(one, known, row)
+            stored.append(min_max(maps))
+            ends = zip(maps.flatten(1).amin(1).tolist(), maps.flatten(1).amax(1).tolist(), map_flags(maps))
+            for pair, (minimum, maximum, flag) in zip(known.by_row[row], ends, strict=True):
+                facts.append({**pair, "minimum": minimum, "maximum": maximum, "flag": flag})
+        dying_point("infer")
+        # Pairs lie as they do in ``classes``: by row and class, the same room for a shard.
+        self.folder.write(
+            shard,
+            arrays={SCORE: (shard, torch.cat(stored).to(torch.float16).numpy())},
+            tables={FACTS: pa.Table.from_pylist(facts, PAIRS)},
+            began=began,
+        )
+
+    def _by_class(self, one: Tensor, known: PairMaps, row: int) -> Tensor:
+        pairs = known.by_row[row]
+        if len(pairs) == 1 and not self.always:
+            return one[None]
+        height, width = one.shape
+        return one[None] * known.maps(row, (height, width))
+
+
+class HeadMaps:
+    """Maps of one head of the transformer, from the stored attention."""
+
+    def __init__(self, attended: StageFolder, head: str | int) -> None:
+        self.attended, self.head = attended, head
+
+    def __call__(self, shard: int, rows: list[int]) -> list[Tensor]:
+        """See :class:`ShardMaps`."""
+        maps = AttentionMaps(self.attended, shard)
+        return [maps.head(row, self.head) for row in rows]

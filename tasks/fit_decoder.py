@@ -1,0 +1,125 @@
+"""Training one decoder on the stored maps or boxes of a run."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+from configs.decoders import Decoder, DipsDecoder
+from methods.networks import ClassifierNetwork, UNet
+from storage import keys
+from storage.boxes import BoxStore
+from storage.checkpoints import remove_checkpoint
+from storage.models import describe, weights_digest
+from storage.stages import StageFolder
+from tasks.decode import DecoderLearner, new_decoder
+from tasks.engine import Engine, History, Progress
+from tasks.network import load_network
+from tasks.selection import Validator
+from tasks.state import State
+from tasks.taught import BoxTeacher, MapTeacher, Teacher, TeacherError, check_teacher, lesson_batches
+
+
+def fit_decoder(
+    state: State, decoder: Decoder, taught_by: StageFolder, checkpoint: Path, progress: Progress
+) -> tuple[UNet, History]:
+    """Train a decoder, continuing from its checkpoint where there is one.
+
+    Parameters
+    ----------
+    state
+        A run with classifier and proposals.
+    decoder
+        Its section of the configuration.
+    taught_by
+        Maps of a proposal, or boxes.
+    checkpoint
+        Where the state after each epoch goes; removed at the end.
+    progress
+        Told after every epoch.
+
+    Returns
+    -------
+    tuple
+        The network with the weights to keep, and the history by epoch.
+
+    Raises
+    ------
+    TeacherError
+        Nothing to learn from: maps of another data set, or no image of the splits has one.
+    TrainingError
+        A loss that is not finite.
+    """
+    where = f"train: {decoder.title}"
+    teacher = _teacher(state, decoder, taught_by, where)
+    classifier = _own_classifier(state)
+    network = new_decoder(decoder, classifier).to(state.device)
+    response = classifier.model.to(state.device) if isinstance(decoder, DipsDecoder) else None
+    config = state.run.config.classifier
+    multi_label = bool(describe(state.model)["multi_label"]) if state.model else False
+    learner = DecoderLearner(network, decoder, config.normalise, response, multi_label=multi_label)
+    settings = decoder.optimise
+    batches = lesson_batches(
+        state.source(),
+        teacher,
+        batch_size=settings.batch_size,
+        resize=decoder.resize or round(config.input_size * 8 / 7),
+        size=config.input_size,
+        flip=decoder.flip,
+        seed=settings.seed,
+    )
+    validate = _validator(state, decoder, network, where) if decoder.select else None
+    engine = Engine(
+        learner,
+        settings,
+        state.device,
+        where=f"{where}: optimise",
+        ids=state.index.ids,
+        validate=validate,
+        select=decoder.select or "",
+    )
+    history = engine.fit(batches, checkpoint, progress)
+    remove_checkpoint(checkpoint)
+    return network, history
+
+
+def _own_classifier(state: State) -> ClassifierNetwork:
+    """A copy of the run's classifier: training must not reach the one that every step shares."""
+    if state.model is None:
+        raise RuntimeError("expected a classifier; the classify step comes first")
+    shared = load_network(state.model, weights_digest(state.model), state.device)
+    return replace(shared, model=copy.deepcopy(shared.model))
+
+
+def _teacher(state: State, decoder: Decoder, taught_by: StageFolder, where: str) -> Teacher:
+    check_teacher(taught_by, state.index, state.index_stage, where)
+    rows = keys.rows_of(state.index, decoder.split)
+    teacher: Teacher
+    if isinstance(decoder, DipsDecoder):
+        if state.attended is None:
+            raise RuntimeError("expected attention; the attend step comes first")
+        teacher = BoxTeacher(taught_by, state.attended, rows, decoder.regions.top)
+    else:
+        teacher = MapTeacher(taught_by, rows)
+    if len(teacher.rows) < 2:
+        raise TeacherError(
+            f"{where}: expected at least two images to learn from in {', '.join(decoder.split)}, saw "
+            f"{len(teacher.rows)} of {len(rows)} with labels and finite maps in {taught_by.name}"
+        )
+    return teacher
+
+
+def _validator(state: State, decoder: Decoder, network: UNet, where: str) -> Validator:
+    config = state.run.config.classifier
+    return Validator(
+        network,
+        state.source(),
+        config.normalise,
+        config.input_size,
+        state.device,
+        config.batch_size,
+        keys.rows_of(state.index, [decoder.select_split]),
+        state.label_store(state.truth) if state.truth else None,
+        BoxStore(state.boxes, state.index) if state.boxes else None,
+        select=str(decoder.select),
+        where=where,
+    )
