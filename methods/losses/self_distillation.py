@@ -57,7 +57,7 @@ def distillation_terms(
     (1.3863, 0.0)
     """
     _check(student, teacher, centre)
-    if not min(student_temperature, teacher_temperature) > 0:
+    if not (student_temperature > 0 and teacher_temperature > 0):
         raise ValueError(f"expected temperatures above 0, got {student_temperature} and {teacher_temperature}")
     with torch.no_grad():
         told = F.log_softmax((teacher.float() - centre.float()) / teacher_temperature, dim=-1)
