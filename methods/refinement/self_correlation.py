@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import threshold
 
 from methods.refinement.checks import require_finite
+from methods.refinement.correlation_in_place import Orders, correlate_in_place
 
 NORM_EPSILON = SUM_EPSILON = 1e-10
 CACHE_BYTES = 2**22
@@ -82,8 +83,8 @@ def self_correlation(
     Returns
     -------
     Tensor
-        ``[B, N, N]`` float32, entry (i, j): how much place i belongs to place j. Beside it one image's matrix is held,
-        and blocks of .3 more.
+        ``[B, N, N]`` float32, entry (i, j): how much place i belongs to place j. Beside large ones of second order only
+        blocks of .2 are held, and one image's matrix with ``out``; for other orders and ``slides`` a matrix and .3.
 
     Raises
     ------
@@ -115,6 +116,15 @@ def self_correlation(
         part = slice(start, start + images)
         flat = features[part].flatten(2).to(torch.float32)
         flat = flat / (flat.norm(dim=1, keepdim=True) + NORM_EPSILON)
+        if step < places and order == 2 and not slides:
+            cuts = _below(first_threshold) if first_threshold > 0 else 0.0, _below(second_threshold / places)
+            orders = Orders(*cuts, second_weight, epsilon, SUM_EPSILON)
+            for image, one in zip(flat, found[part], strict=True):
+                target = one if out is None else torch.empty_like(one)
+                correlate_in_place(image, orders, step, target)
+                if out is not None:
+                    one += target
+            continue
         # In one block the similarities are computed once; in several, twice, for lack of room to keep them.
         whole = _similarity(flat, slice(0, places), first_threshold) if step >= places else None
         transfer = (
