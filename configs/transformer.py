@@ -1,12 +1,16 @@
 """Schema of the ``transformer`` section: a vision transformer whose attention is a second source of proposals."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from configs.dataset import Names, Section
 from configs.normalise import Normalise
 from configs.training import Optimisation
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Range = Annotated[list[Share], Field(min_length=2, max_length=2)]
+"""From a smallest to a largest share."""
 
 
 class Pretraining(Optimisation):
@@ -21,11 +25,11 @@ class Pretraining(Optimisation):
     warmup_epochs: int = Field(default=10, ge=0)
     global_size: int | None = Field(default=None, ge=16)
     """Side of the two large crops; none: that of the images. Smaller ones make training cheaper by their area."""
-    global_scale: tuple[float, float] = (0.4, 1.0)
+    global_scale: Range = Field(default=[0.4, 1.0])
     """Shares of an image's area that the two large crops cover."""
     local_crops: int = Field(default=8, ge=0, le=32)
     local_size: int = Field(default=96, ge=16)
-    local_scale: tuple[float, float] = (0.05, 0.4)
+    local_scale: Range = Field(default=[0.05, 0.4])
     vertical_flip: bool = False
     """Flip crops upside down too: where up and down mean nothing, as on surfaces seen from above."""
     jitter: float = Field(default=0.4, ge=0, le=1)
@@ -50,6 +54,14 @@ class Pretraining(Optimisation):
     clip_gradient: float = Field(default=3.0, gt=0)
     """Largest norm of each parameter's gradient."""
     split: Names = Field(default=["train"])
+
+    @model_validator(mode="after")
+    def _rising(self) -> "Pretraining":
+        for name in ("global_scale", "local_scale"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"pretrain.{name}: expected the smaller share first, saw {low} and {high}")
+        return self
 
 
 class Transformer(Section):
