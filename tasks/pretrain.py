@@ -197,9 +197,11 @@ def crop_batches(
         order, size = share(torch.randperm(len(rows), generator=generator).tolist(), settings.batch_size)
         steps = max(1, len(order) // size)
 
-        def drawn(images: Tensor, side: int, scale: tuple[float, float], count: int) -> Tensor:
+        def drawn(images: Tensor, side: int, scale: list[float], count: int) -> Tensor:
             vertical = settings.vertical_flip
-            views = multi_crop(images, side, scale, generator, count=count, vertical=vertical, jitter=jitter)
+            views = multi_crop(
+                images, side, (scale[0], scale[1]), generator, count=count, vertical=vertical, jitter=jitter
+            )
             return to_input(views.flatten(0, 1) * 255, config.normalise, device).reshape(views.shape)
 
         def run() -> Iterator[Batch]:
