@@ -28,8 +28,9 @@ class ShardMaps(Protocol):
 class AgnosticWork(FolderWork):
     """Soft maps of one proposal from maps without classes.
 
-    The map of an image with one label is that label's. Where an image has several, each label's map is the image's map
-    times what ``classes`` says of the label, min-max normalised: the one says where things are, the other which.
+    The map of an image with one label is that label's. Where an image has several, a label gets the image's map where
+    ``classes`` (min-max normalised) speaks for it more than for the others, and in proportion less elsewhere: the one
+    says where things are, the other which. Where ``classes`` is 0 for all of them nothing is known, and the map is 0.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ class AgnosticWork(FolderWork):
     maps
         Gives the images' maps.
     always
-        Multiply with ``classes`` in every image.
+        In every image, multiply with ``classes`` itself.
     """
 
     title = "propose"
@@ -87,7 +88,8 @@ class AgnosticWork(FolderWork):
         if len(pairs) == 1 and not self.always:
             return one[None]
         height, width = one.shape
-        return one[None] * known.maps(row, (height, width))
+        told = known.maps(row, (height, width))
+        return one * told if self.always else one * told / told.amax(dim=0).clamp(min=1e-6)
 
 
 class HeadMaps:

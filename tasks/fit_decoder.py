@@ -56,7 +56,14 @@ def fit_decoder(
     response = classifier.model.to(state.device) if isinstance(decoder, DipsDecoder) else None
     config = state.run.config.classifier
     multi_label = bool(describe(state.model)["multi_label"]) if state.model else False
-    learner = DecoderLearner(network, decoder, config.normalise, response, multi_label=multi_label)
+    learner = DecoderLearner(
+        network,
+        decoder,
+        config.normalise,
+        response,
+        multi_label=multi_label,
+        channels_last=state.run.config.runtime.channels_last,
+    )
     settings = decoder.optimise
     batches = lesson_batches(
         state.source(),
