@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from methods.networks.weights import WeightsError
-from methods.proposals.cls_attention import last_input
+from methods.proposals.patch_tokens import last_input, require_image_token
 
 MINI: dict[str, dict[str, Any]] = {
     "vit_mini_patch16": {"patch_size": 16, "embed_dim": 192, "depth": 6, "num_heads": 3},
@@ -88,8 +88,7 @@ def cls_token(vit: VisionTransformer, images: Tensor) -> Tensor:
     >>> cls_token(build_vit("vit_mini_patch16", input_size=64), torch.zeros(2, 3, 32, 48)).shape
     torch.Size([2, 192])
     """
-    if vit.cls_token is None:
-        raise ValueError("expected a transformer with an image token, got one without")
+    require_image_token(vit)
     token: Tensor = vit.norm(vit.blocks[-1](last_input(vit, images)[0])[:, 0])
     return token
 
@@ -99,7 +98,10 @@ def _build(name: str, input_size: int) -> VisionTransformer:
         return VisionTransformer(img_size=input_size, num_classes=0, **MINI[name])
     if not timm.is_model(name.partition(".")[0]):
         raise ValueError(f"expected a timm name or one of {', '.join(MINI)}, got {name!r}")
-    vit = timm.create_model(name, pretrained=False, num_classes=0)
+    try:
+        vit = timm.create_model(name, pretrained=False, num_classes=0)
+    except RuntimeError as error:
+        raise ValueError(f"expected a timm name, got {name!r}: {error}") from error
     if not isinstance(vit, VisionTransformer):
         raise ValueError(f"expected a plain vision transformer, {name} is a {type(vit).__name__}")
     return vit

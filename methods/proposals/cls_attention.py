@@ -4,14 +4,12 @@ The last block is computed by hand from its own weights, so that fused attention
 everywhere else, nothing is hooked, and several threads may share the network.
 """
 
-from typing import Any
-
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from methods.proposals.position_grid import position_grid
+from methods.proposals.patch_tokens import last_input, projections, require_image_token
 from methods.refinement.checks import require_finite
 
 HEADS = 4
@@ -36,7 +34,8 @@ def cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        Sides that are no multiples of the patch size, images that are not finite, a network without an image token.
+        Sides that are no multiples of the patch size, images that are not finite, a network without an image token or
+        that is no plain vision transformer.
 
     References
     ----------
@@ -48,10 +47,9 @@ def cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
     >>> cls_attention(build_vit("vit_mini_patch16", input_size=64), torch.zeros(2, 3, 32, 64)).shape
     torch.Size([2, 3, 2, 4])
     """
-    if vit.cls_token is None:
-        raise ValueError("expected a transformer with an image token, got one without")
+    require_image_token(vit)
     tokens, grid = last_input(vit, images)
-    query, key, _ = last_projections(vit, tokens)
+    query, key, _ = projections(vit.blocks[-1], tokens)
     attention = (query[:, :, :1] @ key.transpose(-2, -1)).softmax(dim=-1)
     return attention[:, :, 0, vit.num_prefix_tokens :].reshape(*attention.shape[:2], *grid)
 
@@ -65,7 +63,7 @@ def attention_matrix(vit: VisionTransformer, images: Tensor) -> Tensor:
     >>> attention_matrix(build_vit("vit_mini_patch16", input_size=64), torch.zeros(1, 3, 32, 32)).shape
     torch.Size([1, 3, 5, 5])
     """
-    query, key, _ = last_projections(vit, last_input(vit, images)[0])
+    query, key, _ = projections(vit.blocks[-1], last_input(vit, images)[0])
     return (query @ key.transpose(-2, -1)).softmax(dim=-1)
 
 
@@ -84,7 +82,12 @@ def head_maps(vit: VisionTransformer, images: Tensor, *, heads: int = HEADS) -> 
     Returns
     -------
     Tensor
-        ``[B, 1 + heads, H, W]`` in (0, 1].
+        ``[B, 1 + heads, H, W]`` in 0..1.
+
+    Raises
+    ------
+    ValueError
+        As :func:`cls_attention`.
 
     References
     ----------
@@ -101,56 +104,45 @@ def head_maps(vit: VisionTransformer, images: Tensor, *, heads: int = HEADS) -> 
 
 
 def mean_and_heads(attention: Tensor, size: tuple[int, int], *, heads: int = HEADS) -> Tensor:
-    """The maps of :func:`head_maps` from attention ``[B, heads, h, w]`` that is at hand.
+    """The maps of :func:`head_maps` from attention that is at hand.
+
+    Other stacks of DiPS: ``mean_and_heads(attention[:, :4], size)`` takes the mean of the first four heads only,
+    ``heads=attention.shape[1]`` gives all of them.
+
+    Parameters
+    ----------
+    attention
+        ``[B, heads, h, w]``, not negative.
+    size
+        Height and width of the maps.
+    heads
+        How many single heads; all where there are fewer.
+
+    Returns
+    -------
+    Tensor
+        ``[B, 1 + heads, *size]`` in 0..1. A head that looks at no patch at all (its share of attention underflows)
+        stays 0.
+
+    Raises
+    ------
+    ValueError
+        Not four dimensions, no head, a negative number of heads, attention that is negative or not finite.
 
     Examples
     --------
     >>> mean_and_heads(torch.tensor([1.0, 2.0]).view(1, 2, 1, 1), (2, 2)).shape
     torch.Size([1, 3, 2, 2])
     """
+    if attention.ndim != 4 or attention.shape[1] == 0 or heads < 0:
+        raise ValueError(
+            f"expected attention [B, heads, h, w] and heads of at least 0, got shape {tuple(attention.shape)} and "
+            f"heads={heads}"
+        )
+    require_finite(attention, "attention")
+    if attention.numel() and attention.min() < 0:
+        raise ValueError(f"expected attention that is not negative, got {attention.min().item():g}")
     maps = torch.cat([attention.mean(dim=1, keepdim=True), attention[:, :heads]], dim=1)
     maps = interpolate(maps, size, mode="bilinear", align_corners=False)
-    return maps / maps.amax(dim=(2, 3), keepdim=True)
-
-
-def last_input(vit: VisionTransformer, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Tokens ``[B, T, D]`` that enter the last block, and the grid of patches.
-
-    Raises
-    ------
-    ValueError
-        As :func:`cls_attention`.
-    """
-    patch = vit.patch_embed.patch_size
-    height, width = images.shape[-2:]
-    if images.ndim != 4 or height % patch[0] or width % patch[1] or not height or not width:
-        raise ValueError(
-            f"expected images [B, 3, H, W] with sides that are multiples of {patch[0]}, got {tuple(images.shape)}"
-        )
-    require_finite(images, "images")
-    embedded = vit.patch_embed.proj(images)
-    grid = (embedded.shape[2], embedded.shape[3])
-    tokens = vit.patch_embed.norm(embedded.flatten(2).transpose(1, 2))
-    prefix_positions, positions = position_grid(vit, grid)
-    prefix: list[Tensor] = [one for one in (vit.cls_token, vit.reg_token) if one is not None]
-    if prefix:
-        first = torch.cat(prefix, dim=1)
-        if prefix_positions.shape[1]:
-            first = first + prefix_positions
-        tokens = torch.cat([first.expand(len(tokens), -1, -1), tokens + positions], dim=1)
-    else:
-        tokens = tokens + positions
-    tokens = vit.norm_pre(vit.patch_drop(vit.pos_drop(tokens)))
-    for block in vit.blocks[:-1]:
-        tokens = block(tokens)
-    return tokens, grid
-
-
-def last_projections(vit: VisionTransformer, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Query (scaled), key and value ``[B, heads, T, D / heads]`` of the last block."""
-    block: Any = vit.blocks[-1]
-    attention = block.attn
-    count, length, _ = tokens.shape
-    mixed = attention.qkv(block.norm1(tokens)).reshape(count, length, 3, attention.num_heads, -1)
-    query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)
-    return attention.q_norm(query) * attention.scale, attention.k_norm(key), value
+    highest = maps.amax(dim=(2, 3), keepdim=True)
+    return maps / torch.where(highest > 0, highest, 1)

@@ -14,7 +14,7 @@ def position_grid(vit: VisionTransformer, grid: tuple[int, int]) -> tuple[Tensor
     Parameters
     ----------
     vit
-        A plain vision transformer with learned positions on a square grid of n by n patches.
+        A plain vision transformer with learned positions, DINO's on a square grid of n by n patches.
     grid
         Rows and columns of patches (h, w).
 
@@ -26,7 +26,7 @@ def position_grid(vit: VisionTransformer, grid: tuple[int, int]) -> tuple[Tensor
     Raises
     ------
     ValueError
-        A transformer without learned positions.
+        A transformer without learned positions, an empty grid.
 
     References
     ----------
@@ -41,12 +41,14 @@ def position_grid(vit: VisionTransformer, grid: tuple[int, int]) -> tuple[Tensor
     learned = vit.pos_embed
     if learned is None:
         raise ValueError("expected a transformer with learned positions, got one without")
+    if min(grid) < 1:
+        raise ValueError(f"expected a grid of at least one patch, got {grid}")
     prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
     patches = learned[:, prefix:]
-    side = round(patches.shape[1] ** 0.5)
-    if grid == (side, side):
+    rows, columns = vit.patch_embed.grid_size
+    if grid == (rows, columns):
         return learned[:, :prefix], patches
-    image = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    factor = ((grid[0] + 0.1) / side, (grid[1] + 0.1) / side)
+    image = patches.reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
+    factor = ((grid[0] + 0.1) / rows, (grid[1] + 0.1) / columns)
     image = interpolate(image, scale_factor=factor, mode="bicubic", align_corners=False)
     return learned[:, :prefix], image.permute(0, 2, 3, 1).flatten(1, 2)

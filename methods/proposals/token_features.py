@@ -1,11 +1,11 @@
 """Features of a vision transformer's patches: what leaves the last block, or what it compares them by."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from methods.proposals.cls_attention import last_input, last_projections
+from methods.proposals.patch_tokens import last_input, projections
 
 Kind = Literal["token", "query", "key", "value"]
 
@@ -42,15 +42,15 @@ def token_features(vit: VisionTransformer, images: Tensor, kind: Kind = "key") -
     >>> token_features(build_vit("vit_mini_patch16", input_size=64), torch.zeros(1, 3, 32, 48)).shape
     torch.Size([1, 192, 2, 3])
     """
+    if kind not in get_args(Kind):
+        raise ValueError(f"expected one of {', '.join(get_args(Kind))}, got {kind!r}")
     tokens, grid = last_input(vit, images)
     block: Any = vit.blocks[-1]
     found: Tensor
     if kind == "token":
         found = vit.norm(block(tokens))
-    elif kind in ("query", "key", "value"):
-        query, key, value = last_projections(vit, tokens)
+    else:
+        query, key, value = projections(block, tokens)
         chosen = {"query": query / block.attn.scale, "key": key, "value": value}[kind]
         found = chosen.transpose(1, 2).flatten(2)
-    else:
-        raise ValueError(f"expected token, query, key or value, got {kind!r}")
     return found[:, vit.num_prefix_tokens :].transpose(1, 2).reshape(len(found), -1, *grid)
