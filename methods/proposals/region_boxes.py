@@ -9,7 +9,9 @@ from torch import Tensor
 
 from methods.refinement import otsu_masks
 
-EIGHT = np.ones((3, 3), np.int8)
+WITHIN = np.zeros((3, 3, 3), np.int8)
+"""Neighbours of a pixel in a stack of masks: the eight of its own mask."""
+WITHIN[1] = 1
 
 
 class RegionBoxes(NamedTuple):
@@ -32,14 +34,26 @@ class RegionBoxes(NamedTuple):
 
 
 def all_boxes(maps: Tensor) -> RegionBoxes:
-    """A box around every 8-connected part of every map above its Otsu threshold; a constant map has none [choice].
+    """A box around every 8-connected part of every map above its Otsu threshold; a constant map has none.
 
-    The authors' package that draws boxes is not public; this is the reading of their text.
+    The authors' package that draws boxes is not public: one box per part is [choice].
 
     Parameters
     ----------
     maps
         ``[B, M, H, W]`` in 0..1.
+
+    Returns
+    -------
+    RegionBoxes
+        In ascending order of image and map, then of the parts' first pixels in raster order; none is a fallback.
+
+    Raises
+    ------
+    ValueError
+        Another shape, no pixel, values outside of 0..1 or not finite.
+    TypeError
+        Maps that are not floating point.
 
     Examples
     --------
@@ -49,13 +63,12 @@ def all_boxes(maps: Tensor) -> RegionBoxes:
     """
     if maps.ndim != 4:
         raise ValueError(f"expected maps [B, M, H, W], got shape {tuple(maps.shape)}")
-    masks = otsu_masks(maps.flatten(0, 1)).view(maps.shape).cpu().numpy()
-    rows = []
-    for image, stack in enumerate(masks):
-        for number, mask in enumerate(stack):
-            parts, _ = ndimage.label(mask, EIGHT)
-            for down, across in ndimage.find_objects(parts):
-                rows.append([image, number, across.start, down.start, across.stop, down.stop])
+    masks = otsu_masks(maps.flatten(0, 1)).cpu().numpy()
+    parts, _ = ndimage.label(masks, WITHIN)
+    rows = [
+        [*divmod(plane.start, maps.shape[1]), across.start, down.start, across.stop, down.stop]
+        for plane, down, across in ndimage.find_objects(parts)
+    ]
     found = torch.tensor(rows, dtype=torch.int64).reshape(-1, 6)
     return RegionBoxes(found[:, 0], found[:, 1], found[:, 2:], torch.zeros(len(found), dtype=torch.bool))
 
@@ -79,7 +92,9 @@ def propose_boxes(maps: Tensor, *, min_size: float = 0.75) -> RegionBoxes:
     Raises
     ------
     ValueError
-        Another shape, values outside of 0..1 or not finite, a share outside of 0..1.
+        Another shape, no pixel, values outside of 0..1 or not finite, a share outside of 0..1.
+    TypeError
+        Maps that are not floating point.
 
     References
     ----------
@@ -88,7 +103,7 @@ def propose_boxes(maps: Tensor, *, min_size: float = 0.75) -> RegionBoxes:
     Examples
     --------
     >>> maps = torch.zeros(1, 1, 4, 4)
-    >>> maps[..., :3] = 1
+    >>> maps[..., :2] = 1
     >>> propose_boxes(maps, min_size=0.5).fallback.tolist(), propose_boxes(maps, min_size=0.9).fallback.tolist()
     ([False], [True])
     """
@@ -97,18 +112,21 @@ def propose_boxes(maps: Tensor, *, min_size: float = 0.75) -> RegionBoxes:
     found = all_boxes(maps)
     areas = footprint_areas(found.boxes, (maps.shape[2], maps.shape[3]))
     large = areas > min_size * maps.shape[2] * maps.shape[3]
-    kept, fallback = [], []
-    for image in found.image.unique().tolist():
-        own = (found.image == image).nonzero().squeeze(1)
-        chosen = own[large[own]]
-        if not len(chosen):
-            fallback.append(len(kept))
-            chosen = own[areas[own].argmax()][None]
-        kept += chosen.tolist()
-    places = torch.tensor(kept, dtype=torch.int64)
-    flags = torch.zeros(len(kept), dtype=torch.bool)
-    flags[fallback] = True
-    return RegionBoxes(found.image[places], found.map[places], found.boxes[places], flags)
+    served = torch.zeros(len(maps), dtype=torch.bool)
+    served[found.image[large]] = True
+    fallback = _largest(found.image, areas, len(maps)) & ~served[found.image]
+    places = (large | fallback).nonzero().squeeze(1)
+    return RegionBoxes(found.image[places], found.map[places], found.boxes[places], fallback[places])
+
+
+def _largest(image: Tensor, areas: Tensor, images: int) -> Tensor:
+    """Marks the first of the largest boxes of each image, bool ``[n]``."""
+    highest = torch.zeros(images, dtype=torch.int64).scatter_reduce_(0, image, areas, "amax")
+    candidates = (areas == highest[image]).nonzero().squeeze(1)
+    first = torch.full((images,), len(areas)).scatter_reduce_(0, image[candidates], candidates, "amin")
+    marks = torch.zeros(len(areas), dtype=torch.bool)
+    marks[first[first < len(areas)]] = True
+    return marks
 
 
 def footprint(box: Tensor, size: tuple[int, int]) -> Tensor:
