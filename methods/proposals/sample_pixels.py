@@ -62,6 +62,8 @@ def sample_pixels(
     [[[1, -255, 0]]]
     """
     _check(maps, boxes, foreground, background, foreground_share, background_share)
+    if dilation < 1 or dilation % 2 == 0:
+        raise ValueError(f"expected an odd dilation, 1 for none, got {dilation}")
     inside = in_boxes(boxes.to(maps.device), (maps.shape[1], maps.shape[2]))
     counts = (foreground_share * inside.flatten(1).sum(1).double()).long()
     strong = _highest(maps, inside, counts)

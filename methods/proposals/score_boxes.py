@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from methods.proposals.sample_pixels import in_boxes
+from methods.refinement.checks import require_finite
+
 
 def blur(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur, the border mirrored without its edge; the kernel ends at three deviations.
@@ -16,6 +19,16 @@ def blur(images: Tensor, sigma: float) -> Tensor:
         ``[B, C, H, W]`` floating point.
     sigma
         Standard deviation in pixels. A kernel that would be wider than the image ends at its sides.
+
+    Returns
+    -------
+    Tensor
+        As the images.
+
+    Raises
+    ------
+    ValueError
+        A sigma that is not positive and finite.
 
     Examples
     --------
@@ -38,11 +51,14 @@ def outside_blurred(images: Tensor, blurred: Tensor, boxes: Tensor) -> Tensor:
         ``[N, C, H, W]``.
     boxes
         int64 ``[N, 4]``: x0, y0, x_last + 1, y_last + 1.
+
+    Examples
+    --------
+    >>> images = torch.ones(1, 1, 1, 3)
+    >>> outside_blurred(images, torch.zeros_like(images), torch.tensor([[1, 0, 3, 1]])).flatten().tolist()
+    [0.0, 1.0, 1.0]
     """
-    rows = torch.arange(images.shape[2], device=images.device)[None, :, None]
-    columns = torch.arange(images.shape[3], device=images.device)[None, None, :]
-    x0, y0, x1, y1 = (one[:, None, None] for one in boxes.to(images.device).unbind(1))
-    inside = (rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1)
+    inside = in_boxes(boxes.to(images.device), (images.shape[2], images.shape[3]))
     return torch.where(inside[:, None], images, blurred)
 
 
@@ -86,7 +102,8 @@ def score_boxes(
     Raises
     ------
     ValueError
-        Numbers of boxes, images and labels that differ.
+        Numbers of boxes, images and labels that differ, boxes of images that are not there, no box per forward pass, a
+        sigma that is not positive, logits that are not ``[N, K]``, not finite or without a label that is asked for.
 
     References
     ----------
@@ -100,13 +117,27 @@ def score_boxes(
     """
     if not len(image) == len(boxes) == len(labels):
         raise ValueError(f"expected as many boxes as images and labels, got {len(boxes)}, {len(image)}, {len(labels)}")
-    blurred = blur(images, sigma or 0.1 * max(images.shape[-2:]))
+    if batch_size < 1:
+        raise ValueError(f"expected a batch_size of at least 1, got {batch_size}")
+    if len(image) and not 0 <= int(image.min()) <= int(image.max()) < len(images):
+        raise ValueError(f"expected boxes of {len(images)} images, got {int(image.min())} to {int(image.max())}")
+    blurred = blur(images, 0.1 * max(images.shape[-2:]) if sigma is None else sigma)
     scores = [torch.zeros(0)]
     with torch.no_grad():
         for start in range(0, len(boxes), batch_size):
             part = slice(start, start + batch_size)
             places = image[part].to(images.device)
             logits = classifier(outside_blurred(images[places], blurred[places], boxes[part])).float()
-            chances = logits.sigmoid() if multi_label else logits.softmax(dim=1)
-            scores.append(chances.gather(1, labels[part].to(chances.device)[:, None])[:, 0].cpu())
+            scores.append(_chances(logits, labels[part], multi_label).cpu())
     return torch.cat(scores)
+
+
+def _chances(logits: Tensor, labels: Tensor, multi_label: bool) -> Tensor:
+    if logits.ndim != 2 or len(logits) != len(labels):
+        raise ValueError(f"expected logits [{len(labels)}, K] from the classifier, got shape {tuple(logits.shape)}")
+    require_finite(logits, "logits")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        found = f"{int(labels.min())} to {int(labels.max())}"
+        raise ValueError(f"expected labels of the classifier's {logits.shape[1]} classes, got {found}")
+    chances = logits.sigmoid() if multi_label else logits.softmax(dim=1)
+    return chances.gather(1, labels.to(chances.device)[:, None])[:, 0]
