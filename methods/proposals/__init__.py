@@ -9,6 +9,7 @@ from methods.proposals.position_grid import position_grid
 from methods.proposals.region_boxes import RegionBoxes, all_boxes, footprint, propose_boxes
 from methods.proposals.sample_pixels import sample_pixels
 from methods.proposals.score_boxes import blur, outside_blurred, score_boxes
+from methods.proposals.token_attention_map import token_attention, token_attention_map
 from methods.proposals.token_features import token_features
 
 __all__ = [
@@ -28,5 +29,7 @@ __all__ = [
     "sample_seeds",
     "score_boxes",
     "seed_regions",
+    "token_attention",
+    "token_attention_map",
     "token_features",
 ]
