@@ -14,29 +14,24 @@ from flows.threads import set_threads
 from methods.networks import ClassifierNetwork
 from storage import keys
 from storage.models import is_saved
-from storage.stages import FACTS, stage_key
+from storage.stages import FACTS
 from tasks.classify import fit_classifier, is_multi_label
 from tasks.features import FeatureWork
+from tasks.folders import name_classifier
 from tasks.network import new_network, save_network
 from tasks.state import State
-
-
-def model_folder(state: State) -> Path:
-    """Folder of the run's classifier."""
-    basis = keys.classifier_basis(state.run.config, state.index)
-    return state.run.workspace.model("classifier", stage_key("classifier", basis))
 
 
 @flow(name="classify", validate_parameters=False, persist_result=False)
 def classify_flow(state: State) -> None:
     """Make sure that the run's classifier is there."""
-    state.model = model_folder(state)
-    if is_saved(state.model):
+    folder = name_classifier(state)
+    if is_saved(folder):
         state.done["classify"] = 0
         return
     # One training at a time may use every core.
     set_threads(state.run.config, 1)
-    future = make_classifier.submit(state, state.model)
+    future = make_classifier.submit(state, folder)
     try:
         future.result()
     except BaseException:

@@ -30,6 +30,10 @@ Overrides = Annotated[
 Strict = Annotated[bool, Parameter(negative="", help="End with status 1 if an image was quarantined.")]
 
 
+_LAST = {"run": "report", "pretrain": "attend", "train": "decode"}
+"""Where the name of a command is not that of its last step."""
+
+
 def _step(name: str, text: str) -> None:
     def command(
         config: Config,
@@ -41,7 +45,7 @@ def _step(name: str, text: str) -> None:
     ) -> int:
         from flows.commands import run_command
 
-        last = "report" if name == "run" else name
+        last = _LAST.get(name, name)
         return run_command(config, workspace, limit, overrides or [], last=last, strict=strict)
 
     command.__doc__ = text
@@ -51,7 +55,9 @@ def _step(name: str, text: str) -> None:
 _step("run", "Do the whole pipeline, resuming whatever is committed.")
 _step("stage", "List and inspect the data set, write its index and ground truth.")
 _step("classify", "Train or take over the classifier, with what it needs.")
+_step("pretrain", "Bring the transformer and its attention up to date, with what they need.")
 _step("propose", "Make soft maps, with what they need.")
+_step("train", "Train decoders and make their maps, with what they need.")
 _step("refine", "Make masks, with what they need.")
 _step("evaluate", "Score the masks, with what that needs.")
 _step("report", "Write the page, with what it needs.")

@@ -9,76 +9,25 @@ from prefect.cache_policies import NO_CACHE
 from configs.decoders import Decoder, DipsDecoder
 from flows.pool import run_work
 from flows.progress import progress
-from flows.propose import correlate_maps, name_correlated
+from flows.propose import correlate_maps
 from flows.threads import set_threads
-from storage import keys
 from storage.models import describe, is_saved, weights_digest
-from storage.stages import StageFolder, stage_key
 from tasks.agnostic import AgnosticWork
 from tasks.decoded import DecodedMaps, begin_decoded, load_decoder, save_decoder
 from tasks.fit_decoder import fit_decoder
+from tasks.folders import classifier_weights, name_decoded, name_decoder, name_regions, teacher_of
 from tasks.network import load_network
 from tasks.regions import RegionWork
 from tasks.state import State
 
 
-def _classifier(state: State) -> str:
-    if state.model is None:
-        raise RuntimeError("expected a classifier; the classify step comes first")
-    return weights_digest(state.model)
-
-
-def region_folder(state: State, decoder: DipsDecoder) -> tuple[StageFolder, keys.Basis]:
-    """Folder of the boxes that a decoder learns from."""
-    if state.attended is None:
-        raise RuntimeError("expected attention; the attend step comes first")
-    basis = keys.region_basis(state.run.config, decoder, state.attended, _classifier(state))
-    return keys.stage_folder(state.run.workspace, "regions", basis), basis
-
-
-def teacher_folder(state: State, decoder: Decoder) -> StageFolder:
-    """Folder of what a decoder learns from."""
-    return region_folder(state, decoder)[0] if isinstance(decoder, DipsDecoder) else state.proposal(decoder.proposal)
-
-
-def decoder_folder(state: State, place: int) -> Path:
-    """Folder of a decoder's model, remembered in the state."""
-    decoder = state.run.config.train[place]
-    truth = state.boxes if decoder.select == "max_box_acc" else state.truth
-    basis = keys.decoder_basis(
-        state.run.config,
-        decoder,
-        state.index,
-        teacher_folder(state, decoder),
-        _classifier(state),
-        truth.name if truth else None,
-    )
-    folder = state.run.workspace.model("decoder", stage_key("decoder", basis))
-    state.decoders = [*state.decoders[:place], folder]
-    if isinstance(decoder, DipsDecoder):
-        state.regions.append(teacher_folder(state, decoder))
-    return folder
-
-
-def decoded_folder(state: State, place: int) -> tuple[StageFolder, keys.Basis]:
-    """Folder of a finished decoder's maps, remembered among the proposals."""
-    config = state.run.config
-    basis = keys.decoded_basis(config, state.index, weights_digest(state.decoders[place]), state.scored)
-    folder = keys.stage_folder(state.run.workspace, "propose", basis)
-    decoder = config.train[place]
-    if decoder.title not in {one.title for one, _ in state.proposals}:
-        state.proposals.append((decoder, folder))
-        name_correlated(state, decoder.title, folder)
-    return folder, basis
-
-
 @flow(name="decode", validate_parameters=False, persist_result=False)
 def decode_flow(state: State) -> None:
     """Bring every decoder of the run and its maps up to date."""
-    state.decoders, state.regions, done = [], [], 0
+    done = 0
     for place, decoder in enumerate(state.run.config.train):
         done += _boxes(state, decoder)
-        folder = decoder_folder(state, place)
+        folder = name_decoder(state, place)
         if not is_saved(folder):
             done += _train(state, decoder, folder)
         done += _maps(state, place)
@@ -88,11 +37,11 @@ def decode_flow(state: State) -> None:
 def _boxes(state: State, decoder: Decoder) -> int:
     if not isinstance(decoder, DipsDecoder) or state.attended is None or state.model is None:
         return 0
-    folder, basis = region_folder(state, decoder)
+    folder, basis = name_regions(state, decoder)
     folder.begin(basis, shards=state.shards, classes=state.index.classes, index_stage=state.index_stage)
     if folder.complete:
         return 0
-    network = load_network(state.model, _classifier(state), state.device)
+    network = load_network(state.model, classifier_weights(state), state.device)
     work = RegionWork(
         state.run.config,
         decoder.regions,
@@ -128,19 +77,19 @@ def make_decoder(state: State, decoder: Decoder, folder: Path) -> None:
         def told(_done: int, _total: int, loss: float) -> None:
             bar.step(f"{decoder.title}, loss {loss:.4f}")
 
-        network, history = fit_decoder(state, decoder, teacher_folder(state, decoder), folder / "checkpoint.pt", told)
+        network, history = fit_decoder(state, decoder, teacher_of(state, decoder), folder / "checkpoint.pt", told)
     save_decoder(folder, network, decoder, history, began)
 
 
 def _maps(state: State, place: int) -> int:
     config, decoder = state.run.config, state.run.config.train[place]
-    folder, basis = decoded_folder(state, place)
+    folder, basis = name_decoded(state, place)
     size = config.classifier.input_size
     begin_decoded(folder, basis, state.index, state.index_stage, size)
     done = 0
     if not folder.complete and state.model is not None:
-        model = state.decoders[place]
-        classifier = load_network(state.model, _classifier(state), state.device)
+        model = state.decoders[decoder.title]
+        classifier = load_network(state.model, classifier_weights(state), state.device)
         network = load_decoder(model, weights_digest(model), decoder, classifier, state.device)
         batch = config.classifier.batch_size
         maps = DecodedMaps(network, state.source(), config.classifier.normalise, size, batch, state.device)

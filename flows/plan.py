@@ -3,16 +3,29 @@
 from pathlib import Path
 
 from configs import ConfigError, RunConfig, load_config
-from configs.refine import ScgStep, prefixes
+from configs.decoders import DipsDecoder
 from flows.cli import FAILED, FINISHED, REFUSED
+from flows.stage import box_folder, truth_folder
 from storage import keys
-from storage.index import ImageIndex
+from storage.models import is_saved
 from storage.readers import read_dataset
 from storage.samples import StagingError
 from storage.staged import STAGE_SHARD, listing_digest, staged_index, stamp_all, thin
-from storage.stages import StageFolder, stage_key
+from storage.stages import StageFolder
 from storage.weights import WeightsError
 from storage.workspace import Workspace
+from tasks.context import Run
+from tasks.folders import (
+    name_attention,
+    name_classifier,
+    name_decoded,
+    name_decoder,
+    name_masks,
+    name_proposals,
+    name_transformer,
+)
+from tasks.stage import INDEX_UNIT
+from tasks.state import State
 
 
 def plan_command(config: str, workspace: Path | None, limit: int | None, overrides: list[str]) -> int:
@@ -48,42 +61,77 @@ def plan(config: RunConfig, workspace: Workspace, limit: int | None) -> list[str
     lines.append(_line("stage", staged, -(-len(listing.samples) // STAGE_SHARD), f"shards of {STAGE_SHARD} images"))
     if not (staged.folder / "images.parquet").exists():
         return [*lines, "the rest depends on what staging finds: run `maskmill stage` and plan again"]
-    return lines + _later(config, workspace, staged_index(staged))
+    state = State(Run(config, workspace, limit))
+    state.staged, state.index = staged, staged_index(staged)
+    if not _find_truth(state, staged):
+        return [*lines, "the rest depends on the ground truth: run `maskmill stage` and plan again"]
+    return lines + _later(state)
 
 
-def _later(config: RunConfig, workspace: Workspace, index: ImageIndex) -> list[str]:
-    from storage.models import is_saved, weights_digest
+def _find_truth(state: State, staged: StageFolder) -> bool:
+    """Name ground truth and boxes: what chooses the epoch of a decoder is a part of its key."""
+    if not staged.log.path(INDEX_UNIT).exists():
+        return False
+    state.truth = found[0] if (found := truth_folder(state.run, staged)) else None
+    state.boxes = boxes[0] if (boxes := box_folder(state, staged)) else None
+    return True
 
-    size = config.runtime.shard_images
-    shards = len(index.shards(size))
+
+def _later(state: State) -> list[str]:
+    """What comes after staging, as far as it can be told: keys follow from weights that training has yet to make."""
+    index, shards = state.index, state.shards
     pairs = sum(len(ids) for row, ids in enumerate(index.class_ids) if index.ok[row])
     canvas = sum(height * width * count for (height, width), count in index.canvases.items())
     lines = [
         f"index      {len(index)} rows, {int((~index.ok).sum())} quarantined, {pairs} (image, class) pairs, "
         f"{len(index.canvases)} canvas sizes; a label set takes up to {2 * canvas / 1e6:.0f} MB before compression",
     ]
-    key = stage_key("classifier", keys.classifier_basis(config, index))
-    model = workspace.model("classifier", key)
+    model = name_classifier(state)
+    lines.append(_model_line("classify", model, f"proposals and masks depend on its weights: {shards} shards each"))
     if not is_saved(model):
-        state = "to resume" if (model / "checkpoint.pt").exists() else "to do"
-        return [
-            *lines,
-            f"classify   {state} ({model.name}); proposals and masks depend on its weights: {shards} shards each",
-        ]
-    lines.append(f"classify   cached ({model.name})")
-    for one in config.all_proposals:
-        basis = keys.proposal_basis(config, one, index, weights_digest(model))
-        proposal = keys.stage_folder(workspace, "propose", basis)
-        lines.append(_line("propose", proposal, shards, one.title))
-        step, correlated = config.refine[0], None
-        if isinstance(step, ScgStep):
-            correlated = keys.stage_folder(workspace, "scg", keys.correlation_basis(config, step, proposal))
-            lines.append(_line("propose", correlated, shards, f"{one.title}, self-correlated"))
-        for stage, steps in prefixes(config.refine, every=config.evaluate.steps):
-            masks = keys.mask_basis(config, index, proposal, steps, correlated)
-            folder = keys.stage_folder(workspace, "mask", masks)
-            lines.append(_line("refine", folder, shards, one.title if stage == "mask" else f"{one.title}, {stage}"))
+        return lines
+    lines += _attention_lines(state)
+    name_proposals(state)
+    known = list(state.proposals)
+    for place, decoder in enumerate(state.run.config.train):
+        if isinstance(decoder, DipsDecoder) and state.attended is None:
+            lines.append(f"decode     to do ({decoder.title}, after the transformer's attention)")
+            continue
+        model = name_decoder(state, place)
+        if isinstance(decoder, DipsDecoder):
+            lines.append(_line("decode", state.regions[decoder.title], shards, f"{decoder.title}, boxes"))
+        rest = f"{decoder.title}, maps and masks depend on it: {shards} shards each"
+        lines.append(_model_line("decode", model, rest))
+        if is_saved(model):
+            name_decoded(state, place)
+    for one, folder in state.proposals:
+        step = "propose" if (one, folder) in known else "decode"
+        lines.append(_line(step, folder, shards, one.title))
+        if correlated := state.correlated.get(one.title):
+            lines.append(_line(step, correlated, shards, f"{one.title}, self-correlated"))
+    name_masks(state)
+    for (one, _), sets in zip(state.proposals, state.label_sets, strict=True):
+        for part in sets:
+            title = one.title if part.stage == "mask" else f"{one.title}, {part.stage}"
+            lines.append(_line("refine", part.folder, shards, title))
     return lines
+
+
+def _attention_lines(state: State) -> list[str]:
+    model = name_transformer(state)
+    if model is None:
+        return []
+    lines = [_model_line("attend", model, f"attention depends on its weights: {state.shards} shards")]
+    if is_saved(model):
+        lines.append(_line("attend", name_attention(state)[0], state.shards, "attention"))
+    return lines
+
+
+def _model_line(step: str, folder: Path, rest: str) -> str:
+    if is_saved(folder):
+        return f"{step:<10} cached ({folder.name})"
+    state = "to resume" if (folder / "checkpoint.pt").exists() else "to do"
+    return f"{step:<10} {state} ({folder.name}); {rest}"
 
 
 def _line(step: str, folder: StageFolder, shards: int, what: str) -> str:

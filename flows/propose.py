@@ -8,11 +8,11 @@ from flows.pool import run_work
 from methods.networks import ClassifierNetwork, resolve_layers
 from storage import keys
 from storage.models import describe, weights_digest
-from storage.stages import StageFolder
 from tasks.agnostic import AgnosticWork, HeadMaps
 from tasks.attend import attention_grid
 from tasks.correlate import correlation_grid
 from tasks.correlate_work import CorrelateWork
+from tasks.folders import name_proposals
 from tasks.images import probe_images
 from tasks.maps import layers_of, map_grid
 from tasks.network import as_computed, inference_network, load_network
@@ -20,43 +20,10 @@ from tasks.propose import Product, ProposeWork, begin_proposal
 from tasks.state import State
 
 
-def proposal_folders(state: State) -> None:
-    """Name the folder of every proposal."""
-    run = state.run
-    if state.model is None:
-        raise RuntimeError("expected a classifier; the classify step comes first")
-    weights = weights_digest(state.model)
-    made = {
-        one.title: _folder(state, "propose", keys.proposal_basis(run.config, one, state.index, weights))
-        for one in run.config.class_proposals
-    }
-    if state.attended is not None:
-        first = run.config.class_proposals[0].title
-        for attention in run.config.attention_proposals:
-            told_by = made[attention.classes or first]
-            basis = keys.attention_proposal_basis(run.config, attention, state.attended, told_by)
-            made[attention.title] = _folder(state, "propose", basis)
-    state.proposals = [(one, made[one.title]) for one in run.config.all_proposals]
-    state.correlated = {}
-    for one, folder in state.proposals:
-        name_correlated(state, one.title, folder)
-
-
-def name_correlated(state: State, title: str, proposal: StageFolder) -> None:
-    """Name the folder of a proposal's maps after self-correlation, where the run asks for it."""
-    step = state.run.config.refine[0]
-    if isinstance(step, ScgStep):
-        state.correlated[title] = _folder(state, "scg", keys.correlation_basis(state.run.config, step, proposal))
-
-
-def _folder(state: State, stage: str, basis: keys.Basis) -> StageFolder:
-    return keys.stage_folder(state.run.workspace, stage, basis)
-
-
 @flow(name="propose", validate_parameters=False, persist_result=False)
 def propose_flow(state: State) -> None:
     """Bring the soft maps of every proposal up to date, and those that self-correlation makes of them."""
-    proposal_folders(state)
+    name_proposals(state)
     done = _class_maps(state)
     for one in state.run.config.attention_proposals:
         done += _attention_maps(state, one)

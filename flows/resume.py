@@ -1,11 +1,6 @@
 """Finding out that nothing is left to do without waking Prefect: a finished run answers as fast as it can be listed."""
 
-from flows.attend import attention_folder, transformer_folder
-from flows.classify import model_folder
-from flows.decode import decoded_folder, decoder_folder
 from flows.evaluate import evaluation_folders
-from flows.propose import proposal_folders
-from flows.refine import mask_folders
 from flows.stage import box_folder, list_dataset, truth_folder
 from storage import keys
 from storage.commits import CommitLog
@@ -13,6 +8,15 @@ from storage.models import is_saved
 from storage.staged import staged_index
 from storage.stages import StageFolder
 from tasks.context import Run
+from tasks.folders import (
+    name_attention,
+    name_classifier,
+    name_decoded,
+    name_decoder,
+    name_masks,
+    name_proposals,
+    name_transformer,
+)
 from tasks.report import METRICS_UNIT, PAGE_UNIT, report_folder
 from tasks.stage import INDEX_UNIT
 from tasks.state import State
@@ -63,35 +67,30 @@ def _staged(state: State) -> bool:
 
 
 def _classified(state: State) -> bool:
-    state.model = model_folder(state)
-    return is_saved(state.model)
+    return is_saved(name_classifier(state))
 
 
 def _attended(state: State) -> bool:
-    transformer_folder(state)
-    if state.transformer is None:
-        return True
-    if not is_saved(state.transformer):
-        return False
-    attention_folder(state)
-    return state.attended is not None and state.attended.complete
+    folder = name_transformer(state)
+    return folder is None or (is_saved(folder) and name_attention(state)[0].complete)
 
 
 def _proposed(state: State) -> bool:
-    proposal_folders(state)
+    name_proposals(state)
     return _complete([*(folder for _, folder in state.proposals), *state.correlated.values()])
 
 
 def _decoded(state: State) -> bool:
     for place in range(len(state.run.config.train)):
-        if not is_saved(decoder_folder(state, place)):
+        if not is_saved(name_decoder(state, place)):
             return False
-        decoded_folder(state, place)
-    return _complete([*state.regions, *(folder for _, folder in state.proposals), *state.correlated.values()])
+        name_decoded(state, place)
+    folders = [*(folder for _, folder in state.proposals), *state.correlated.values(), *state.regions.values()]
+    return _complete(folders)
 
 
 def _refined(state: State) -> bool:
-    mask_folders(state)
+    name_masks(state)
     return _complete([one.folder for sets in state.label_sets for one in sets])
 
 

@@ -122,7 +122,7 @@ def describe_run(state: State) -> dict[str, Any]:
         "truth": state.truth.name if state.truth else None,
         "model": state.model.name if state.model else None,
         "transformer": state.transformer.name if state.transformer else None,
-        "decoders": [folder.name for folder in state.decoders],
+        "decoders": [folder.name for folder in state.decoders.values()],
         "proposals": [folder.name for _, folder in state.proposals],
         "labels": [folder.name for _, folder in state.masks],
         "methods": [one.title for one, _ in state.masks],

@@ -26,6 +26,7 @@ from tasks.steps import step_table
 from tasks.summary import HEADLINES, summary_rows
 from tasks.sweep import swept_only
 from tasks.sweep_page import sweep_figures, sweep_provenance, sweep_tables, sweep_tiles, sweep_warnings
+from tasks.training_page import box_tables, boxes_by_row, training_figures, with_boxes
 
 FLOORS = {
     "whole_image": "floor: whole image",
@@ -49,13 +50,14 @@ def build_page(state: State, folder: Path) -> ReportPage:
     only = swept_only(state)
     tables = [method_table(metrics, only), *sweep_tables(frame), class_table(state, frame[~frame["method"].isin(only)])]
     listed = frame[~frame["method"].isin(only)]
-    tables += [step_table(state, listed), localization_table(listed, FLOORS), classifier_table(frame), *leaks]
+    tables += [step_table(state, listed), localization_table(listed, FLOORS), *box_tables(state)]
+    tables += [classifier_table(frame), *leaks]
     return ReportPage(
         title=state.run.config.report.title,
         subtitle=f"{len(state.index)} images, {len(state.index.classes)} classes, report {folder.name}",
         summary=tiles(state, summary_rows(metrics), quarantine.num_rows, only) + sweep_tiles(frame),
         tables=[table for table in tables if table.rows],
-        figures=sweep_figures(frame) + curves(frame[~frame["method"].isin(only)]),
+        figures=sweep_figures(frame) + curves(frame[~frame["method"].isin(only)]) + training_figures(state),
         overlays=cards(state),
         legend=legend(state.index.classes),
         quarantine=[
@@ -182,8 +184,8 @@ def cards(state: State) -> list[OverlayCard]:
     else:
         sure = confidence_by_image(state, 0).sort_values(["confidence", "row"]).head(wanted)
         ranked = [(int(row), f"sure {value:.2f}") for row, value in zip(sure["row"], sure["confidence"], strict=True)]
-    source = state.source()
-    return [card(state, source, row, badge) for row, badge in ranked]
+    source, boxes = state.source(), boxes_by_row(state)
+    return [card(state, source, row, badge, boxes.get(row)) for row, badge in ranked]
 
 
 def legend(classes: tuple[str, ...]) -> list[Swatch]:
@@ -194,14 +196,16 @@ def legend(classes: tuple[str, ...]) -> list[Swatch]:
     return [Swatch(name, (red, green, blue)) for name, (red, green, blue) in zip(classes, colours, strict=True)]
 
 
-def card(state: State, source: ImageSource, row: int, badge: str) -> OverlayCard:
-    """Image, soft map, mask and ground truth of one image."""
+def card(state: State, source: ImageSource, row: int, badge: str, boxes: pd.DataFrame | None = None) -> OverlayCard:
+    """Image, soft map, mask and ground truth of one image, and the boxes around its attention."""
     index = state.index
     pixels = source.pixels(row)
     masks = state.masks[0]
     store = state.label_store(masks[1])
     shown = [("image", pixels), *strip(state, source, row, pixels, store.shard_of(row).number)]
     shown.append(("mask", overlay(pixels, store.mask(row), PALETTE)))
+    if boxes is not None:
+        shown.append(("boxes, best in orange", with_boxes(pixels, boxes)))
     if state.truth is not None:
         truth = state.label_store(state.truth).mask(row)
         shown.append(("ground truth", overlay(outline(pixels, truth, PALETTE), truth, PALETTE, alpha=0.35)))
@@ -256,6 +260,8 @@ def provenance(state: State) -> dict[str, str]:
     keys = {
         "image index": state.index.key,
         "classifier": state.model.name if state.model else "",
+        **({"transformer": state.transformer.name} if state.transformer else {}),
+        **{f"{title} (decoder)": folder.name for title, folder in state.decoders.items()},
         "ground truth": state.truth.name if state.truth else "none",
     }
     for (one, proposal), (_, masks) in zip(state.proposals, state.masks, strict=True):

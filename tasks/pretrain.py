@@ -190,7 +190,7 @@ def crop_batches(
     # Read so large that the smallest large crop is not enlarged.
     large = settings.global_size or config.input_size
     loaded = math.ceil(large / math.sqrt(settings.global_scale[0]))
-    jitter = Jitter(settings.jitter, settings.grey, settings.blur)
+    jitter = Jitter(settings.jitter, settings.grey, settings.blur, settings.invert)
 
     def batches(epoch: int) -> tuple[Iterator[Batch], int]:
         generator = torch.Generator().manual_seed(step_seed(settings.seed, epoch))

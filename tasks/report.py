@@ -35,6 +35,9 @@ def report_folder(state: State) -> Path:
     parts: dict[str, Any] = {
         "index": state.index.key,
         "model": state.model.name if state.model else None,
+        "transformer": state.transformer.name if state.transformer else None,
+        "decoders": {title: folder.name for title, folder in state.decoders.items()},
+        "regions": {title: folder.name for title, folder in state.regions.items()},
         "floors": state.floors.name if state.floors else None,
         "masks": {one.title: folder.name for one, folder in state.masks},
         "counts": [[folder.name for folder in folders] for folders in state.counts],

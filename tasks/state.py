@@ -49,8 +49,8 @@ class State:
         self.model: Path | None = None
         self.transformer: Path | None = None
         self.attended: StageFolder | None = None
-        self.regions: list[StageFolder] = []
-        self.decoders: list[Path] = []
+        self.regions: dict[str, StageFolder] = {}
+        self.decoders: dict[str, Path] = {}
         self.floors: StageFolder | None = None
         self.proposals: list[Labelled] = []
         self.correlated: dict[str, StageFolder] = {}

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from configs import load_config
 from configs.proposals import Proposal
-from flows.propose import _begin, proposal_folders
+from flows.propose import _begin
 from flows.resume import finished
 from methods.activation import Record
 from storage.workspace import Workspace
 from tasks.context import Run
+from tasks.folders import name_proposals
 from tasks.maps import MapMaker
 from tasks.propose import SCORE, Product, ProposeWork
 from tests.flows.conftest import Reference, settings
@@ -44,7 +45,7 @@ class TestProposeWork:
         run = Run(load_config(reference.config), workspace)
         state = finished(run, ("stage", "classify"))
         assert state is not None
-        proposal_folders(state)
+        name_proposals(state)
         products = [Product(one, folder) for one, folder in state.proposals]
         network = _begin(state, products)
         work = ProposeWork(run.config, state.index, network, state.source(), state.device, products, multi_label=True)

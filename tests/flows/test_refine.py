@@ -11,7 +11,6 @@ import yaml
 from torch import Tensor
 
 from configs import load_config
-from flows.refine import mask_folders
 from flows.resume import finished
 from methods.refinement import pamr
 from storage import keys
@@ -20,6 +19,7 @@ from storage.index import IGNORE
 from storage.workspace import Workspace
 from tasks import chain
 from tasks.context import Run
+from tasks.folders import name_masks
 from tasks.refine import FAILURES, RefineWork, begin_masks
 from tests.flows.conftest import settings
 from tests.flows.contents import contents
@@ -107,7 +107,7 @@ class TestFailures:
         run = Run(load_config(write(tmp_path, few, steps)), workspace)
         state = finished(run, ("stage", "classify", "propose"))
         assert state is not None
-        mask_folders(state)
+        name_masks(state)
         (_, proposal), sets = state.proposals[0], state.label_sets[0]
         for one in sets:
             basis = keys.mask_basis(run.config, state.index, proposal, one.steps)
