@@ -26,9 +26,11 @@ class Jitter:
     """Probability of losing all colour."""
     blur: float = 0.5
     """Probability of a Gaussian blur of 0.1 to 2 pixels."""
+    invert: float = 0.0
+    """Probability that dark and bright change places."""
 
     def __post_init__(self) -> None:
-        if not all(0 <= one <= 1 for one in (self.strength, self.grey, self.blur)):
+        if not all(0 <= one <= 1 for one in (self.strength, self.grey, self.blur, self.invert)):
             raise ValueError(f"expected strength and probabilities in 0..1, got {self}")
 
 
@@ -123,11 +125,13 @@ def cut(images: Tensor, windows: Tensor, size: int) -> Tensor:
 
 def relight(views: Tensor, jitter: Jitter, generator: torch.Generator) -> Tensor:
     """Views ``[B, 3, H, W]`` in 0..1 with brightness, contrast, saturation and sharpness of their own."""
-    drawn = torch.rand(len(views), 6, generator=generator)
+    drawn = torch.rand(len(views), 7, generator=generator)
     change = 2 * drawn[:, :3] - 1
     change = 1 + jitter.strength * change * torch.tensor([1.0, 1.0, 0.5])
     change[drawn[:, 3] < jitter.grey, 2] = 0
     brightness, contrast, saturation = change.to(views)[:, :, None, None, None].unbind(1)
+    turned = (drawn[:, 6] < jitter.invert).to(views.device)
+    views = torch.where(turned[:, None, None, None], 1 - views, views)
     weights = torch.tensor(GREY).to(views).view(1, 3, 1, 1)
     views = views * brightness
     mean = (views * weights).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)

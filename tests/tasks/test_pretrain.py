@@ -135,6 +135,13 @@ class TestFitTransformer:
         with pytest.raises(ValueError, match="two images or more in train, saw 1"):
             fit_transformer(tiny_vit(), section(), [3], source, CPU, tmp_path / "c.pt", quiet)
 
+    @pytest.mark.parametrize("name", ["global_scale", "local_scale"])
+    def test_ranges_are_lists_as_in_yaml(self, name: str) -> None:
+        assert getattr(section(**{name: [0.2, 0.5]}).pretrain, name) == [0.2, 0.5]
+        for wrong, told in (([0.5, 0.2], "smaller share first"), ([0.0, 0.2], "greater than 0"), ([0.5], "at least 2")):
+            with pytest.raises(ValueError, match=told):
+                section(**{name: wrong})
+
     def test_refuses_a_section_without_pretraining(self, source: ImageSource, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="expected a pretrain section"):
             fit_transformer(tiny_vit(), Transformer(weights="file"), [0, 1], source, CPU, tmp_path / "c.pt", quiet)

@@ -126,13 +126,18 @@ class TestRelight:
             assert 0.6 - 1e-4 <= one.min() < 0.65
             assert 1.35 < one.max() <= 1.4 + 1e-3
 
+    def test_dark_and_bright_change_places(self) -> None:
+        torch.testing.assert_close(relight(pictures(), Jitter(0, 0, 0, invert=1), seeded()), 1 - pictures())
+        views = relight(torch.zeros(400, 3, 2, 2), Jitter(0, 0, 0, invert=0.5), seeded())
+        assert views.mean().item() == pytest.approx(0.5, abs=0.1)
+
     def test_only_some_are_blurred(self) -> None:
         images = pictures(1).expand(200, -1, -1, -1)
         views = relight(images, Jitter(0, 0, 0.5), seeded())
         changed = ((views - images).abs().amax(dim=(1, 2, 3)) > 1e-4).double().mean().item()
         assert changed == pytest.approx(0.5, abs=0.1)
 
-    @pytest.mark.parametrize("wrong", [{"strength": 1.5}, {"grey": -0.1}, {"blur": 2.0}])
+    @pytest.mark.parametrize("wrong", [{"strength": 1.5}, {"grey": -0.1}, {"blur": 2.0}, {"invert": -1.0}])
     def test_refuses(self, wrong: dict[str, float]) -> None:
         with pytest.raises(ValueError, match=r"in 0\.\.1"):
             Jitter(**wrong)
