@@ -75,7 +75,7 @@ def self_correlation(
     slides
         Min-max normalise each row of the higher order instead, and neither threshold nor column-normalise it.
     block
-        Columns at a time; default: all of a small matrix, a tenth of a large one. Does not change the result beyond
+        Columns at a time; default: all of a small matrix, a twentieth of a large one. Does not change the result beyond
         rounding.
     out
         ``[B, N, N]`` float32 to add the result to: a sum over levels needs no room for each.
@@ -84,7 +84,7 @@ def self_correlation(
     -------
     Tensor
         ``[B, N, N]`` float32, entry (i, j): how much place i belongs to place j. Beside large ones of second order only
-        blocks of .2 are held, and one image's matrix with ``out``; for other orders and ``slides`` a matrix and .3.
+        blocks of .1 are held, and one image's matrix with ``out``; for other orders and ``slides`` a matrix and .15.
 
     Raises
     ------
@@ -149,8 +149,8 @@ def self_correlation(
 
 
 def _columns(places: int) -> int:
-    """Columns at a time: all of a small matrix, a tenth of a large one."""
-    return places if 4 * places * places <= CACHE_BYTES else max(1, places // 10)
+    """Columns at a time: all of a small matrix, a twentieth of a large one."""
+    return places if 4 * places * places <= CACHE_BYTES else max(1, places // 20)
 
 
 def _below(least: float) -> float:
