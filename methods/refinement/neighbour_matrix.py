@@ -52,6 +52,7 @@ def neighbour_matrix(weights: Tensor, offsets: Sequence[tuple[int, int]]) -> Ten
     ends = torch.arange(0, weights.numel() + 1, count, dtype=torch.int32, device=weights.device)
     values = weights.permute(1, 2, 0).reshape(-1)
     size = (height * width, height * width)
+    _expect_csr()
     # Pixels at the border have a neighbour more than once, which the checks of CSR would refuse and products add up.
     return torch.sparse_csr_tensor(ends, places, values, size, check_invariants=False)
 
@@ -74,7 +75,6 @@ def repeated_product(matrix: Tensor, maps: Tensor, times: int) -> Tensor:
     return found[:, :count].T.reshape(maps.shape)
 
 
-@cache
 def sparse_products() -> bool:
     """Whether this torch multiplies sparse matrices on a CPU by MKL.
 
@@ -83,8 +83,13 @@ def sparse_products() -> bool:
     >>> sparse_products() == torch.backends.mkl.is_available()
     True
     """
-    # Once a process torch says that CSR is new; filters of warnings are shared by all threads, so only here.
+    return bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
+
+
+@cache
+def _expect_csr() -> None:
+    """Let torch say that CSR is new, as it does once a process: warnings as errors would take that for a failure."""
+    # Filters of warnings are shared by all threads, so only here.
     with _LOCK, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
-        neighbour_matrix(torch.ones(1, 1, 1), [(0, 0)])
-    return bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
+        torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1), check_invariants=False)

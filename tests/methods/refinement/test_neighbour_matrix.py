@@ -3,10 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.refinement.neighbour_matrix import neighbour_matrix, repeated_product, sparse_products
-
-# Before the first matrix, which would warn that CSR is new.
-SPARSE = sparse_products()
+from methods.refinement.neighbour_matrix import neighbour_matrix, repeated_product
 
 
 class TestNeighbourMatrix:
