@@ -13,12 +13,14 @@ from flows.progress import progress
 from flows.threads import set_threads
 from methods.networks import ClassifierNetwork
 from storage import keys
+from storage.checkpoints import CHECKPOINT
 from storage.models import is_saved
 from storage.stages import FACTS
-from tasks.classify import fit_classifier, is_multi_label
+from tasks.classify import fit_classifier, fit_on_images, is_multi_label
 from tasks.features import FeatureWork
 from tasks.folders import name_classifier
 from tasks.network import new_network, save_network
+from tasks.processes import fit_together
 from tasks.state import State
 
 
@@ -79,16 +81,20 @@ def train_classifier(state: State, network: ClassifierNetwork, rows: list[int], 
     if not rows:
         seen = ", ".join(sorted(set(state.index.splits)))
         raise ValueError(f"classifier.train_split: expected images in {config.train_split}, the data set has {seen}")
-    source = state.source()
     features = frozen_features(state, network, rows) if config.frozen else None
     with progress("classify", config.train.epochs, 0, "epochs") as bar:
 
         def told(_done: int, _total: int, loss: float) -> None:
             bar.step(f"loss {loss:.4f}")
 
-        return fit_classifier(
-            network, config, state.index, rows, source, state.device, folder / "checkpoint.pt", features, told
-        )
+        checkpoint = folder / CHECKPOINT
+        if features is None:
+            trained = fit_together(fit_on_images, state, checkpoint, told, config.train.processes)
+            network.model.load_state_dict(trained.weights)
+            multi_label = is_multi_label(config.loss, state.index, rows)
+            return {"multi_label": multi_label, "history": trained.history, "images": len(rows)}
+        source, device = state.source(), state.device
+        return fit_classifier(network, config, state.index, rows, source, device, checkpoint, features, told)
 
 
 def frozen_features(state: State, network: ClassifierNetwork, rows: list[int]) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Decode: train decoders on stored proposals, and write their full-resolution maps back as proposals of their own."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 from prefect import flow, task
@@ -11,12 +12,14 @@ from flows.pool import run_work
 from flows.progress import progress
 from flows.propose import correlate_maps
 from flows.threads import set_threads
+from storage.checkpoints import CHECKPOINT
 from storage.models import describe, is_saved, weights_digest
 from tasks.agnostic import AgnosticWork
-from tasks.decoded import DecodedMaps, begin_decoded, load_decoder, save_decoder
+from tasks.decoded import DecodedMaps, begin_decoded, load_decoder
 from tasks.fit_decoder import fit_decoder
 from tasks.folders import classifier_weights, name_decoded, name_decoder, name_regions, teacher_of
-from tasks.network import load_network
+from tasks.network import load_network, save_model
+from tasks.processes import fit_together
 from tasks.regions import RegionWork
 from tasks.state import State
 
@@ -77,8 +80,9 @@ def make_decoder(state: State, decoder: Decoder, folder: Path) -> None:
         def told(_done: int, _total: int, loss: float) -> None:
             bar.step(f"{decoder.title}, loss {loss:.4f}")
 
-        network, history = fit_decoder(state, decoder, teacher_of(state, decoder), folder / "checkpoint.pt", told)
-    save_decoder(folder, network, decoder, history, began)
+        fit = partial(fit_decoder, decoder=decoder, taught_by=teacher_of(state, decoder))
+        trained = fit_together(fit, state, folder / CHECKPOINT, told, decoder.optimise.processes)
+    save_model(folder, trained.weights, {"decoder": decoder.settings}, trained.history, began)
 
 
 def _maps(state: State, place: int) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 
 from storage.files import digest, write_bytes_atomic
 
+CHECKPOINT = "checkpoint.pt"
+"""Its name in the folder of a model."""
 _DIGITS = 64
 
 

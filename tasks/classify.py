@@ -11,11 +11,14 @@ from configs.schema import Classifier
 from configs.training import Training
 from methods.losses import class_balance, classification_loss
 from methods.networks import ClassifierNetwork
-from storage.checkpoints import remove_checkpoint
 from storage.index import ImageIndex
+from storage.keys import rows_of
 from tasks.augment import augment
 from tasks.engine import Batch, Batches, Engine, Learner, Moment, Progress, Terms, step_seed
 from tasks.images import ImageSource, to_input
+from tasks.network import new_network
+from tasks.processes import Trained
+from tasks.state import State
 
 MARGIN = 1.125
 
@@ -155,5 +158,14 @@ def fit_classifier(
     history = engine.fit(batches, path, progress)
     if not multi_label:
         centre_head(network.model.get_submodule(network.head))
-    remove_checkpoint(checkpoint)
     return {"multi_label": multi_label, "history": history, "images": len(rows)}
+
+
+def fit_on_images(state: State, checkpoint: Path, progress: Progress) -> Trained:
+    """Train a run's classifier, backbone and all."""
+    config = state.run.config
+    network = new_network(config.classifier, len(state.index.classes))
+    rows = rows_of(state.index, config.classifier.train_split)
+    source, device = state.source(), state.device
+    facts = fit_classifier(network, config.classifier, state.index, rows, source, device, checkpoint, None, progress)
+    return Trained(dict(network.model.state_dict()), facts["history"])

@@ -18,15 +18,8 @@ from storage.models import WEIGHTS
 from storage.stages import StageFolder
 from storage.weights import load_state
 from tasks.decode import new_decoder, trained_parts
-from tasks.engine import History
 from tasks.images import ImageSource, to_input
-from tasks.network import save_model
 from tasks.propose import SCORE, pair_capacity
-
-
-def save_decoder(folder: Path, network: UNet, decoder: Decoder, history: History, began: float) -> None:
-    """Write weights, description and history of a decoder, and commit them."""
-    save_model(folder, trained_parts(network), {"decoder": decoder.settings}, history, began)
 
 
 def load_decoder(

@@ -260,4 +260,4 @@ def _distributed(learner: Learner) -> nn.Module:
     """The learner, or what averages its gradients over processes where there are several."""
     if not torch.distributed.is_initialized():
         return learner
-    return nn.parallel.DistributedDataParallel(learner, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(learner)

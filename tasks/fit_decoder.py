@@ -8,39 +8,39 @@ from configs.decoders import Decoder, DipsDecoder
 from methods.networks import ClassifierNetwork, UNet
 from storage import keys
 from storage.boxes import BoxStore
-from storage.checkpoints import remove_checkpoint
 from storage.models import describe, weights_digest
 from storage.stages import StageFolder
-from tasks.decode import DecoderLearner, new_decoder
-from tasks.engine import Engine, History, Progress
+from tasks.decode import DecoderLearner, new_decoder, trained_parts
+from tasks.engine import Engine, Progress
 from tasks.network import load_network
+from tasks.processes import Trained
 from tasks.selection import Validator
 from tasks.state import State
 from tasks.taught import BoxTeacher, MapTeacher, Teacher, TeacherError, check_teacher, lesson_batches
 
 
 def fit_decoder(
-    state: State, decoder: Decoder, taught_by: StageFolder, checkpoint: Path, progress: Progress
-) -> tuple[UNet, History]:
+    state: State, checkpoint: Path, progress: Progress, *, decoder: Decoder, taught_by: StageFolder
+) -> Trained:
     """Train a decoder, continuing from its checkpoint where there is one.
 
     Parameters
     ----------
     state
         A run with classifier and proposals.
+    checkpoint
+        Where the state after each epoch goes.
+    progress
+        Told after every epoch.
     decoder
         Its section of the configuration.
     taught_by
         Maps of a proposal, or boxes.
-    checkpoint
-        Where the state after each epoch goes; removed at the end.
-    progress
-        Told after every epoch.
 
     Returns
     -------
-    tuple
-        The network with the weights to keep, and the history by epoch.
+    Trained
+        Weights of :func:`tasks.decode.trained_parts`.
 
     Raises
     ------
@@ -85,8 +85,7 @@ def fit_decoder(
         select=decoder.select or "",
     )
     history = engine.fit(batches, checkpoint, progress)
-    remove_checkpoint(checkpoint)
-    return network, history
+    return Trained(dict(trained_parts(network).state_dict()), history)
 
 
 def _own_classifier(state: State) -> ClassifierNetwork:

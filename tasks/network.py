@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from configs.schema import Classifier, Runtime
 from methods.networks import (
@@ -20,6 +20,7 @@ from methods.networks import (
     load_backbone,
     load_classifier,
 )
+from storage.checkpoints import CHECKPOINT, remove_checkpoint
 from storage.commits import CommitLog
 from storage.files import canonical_json, file_digest, write_bytes_atomic, write_table
 from storage.models import DESCRIPTION, HISTORY, UNIT, WEIGHTS, describe
@@ -45,18 +46,23 @@ def save_network(
     folder: Path, network: ClassifierNetwork, facts: dict[str, Any], history: History, began: float
 ) -> None:
     """Write weights, description and history of a finished classifier, and commit them."""
-    save_model(folder, network.model, {**facts, "stages": network.stages, "head": network.head}, history, began)
+    about = {**facts, "stages": network.stages, "head": network.head}
+    save_model(folder, dict(network.model.state_dict()), about, history, began)
 
 
-def save_model(folder: Path, module: nn.Module, about: dict[str, Any], history: History, began: float) -> None:
-    """Write weights and description of a finished model, and its history where it was trained here; commit them."""
-    save_state(folder / WEIGHTS, dict(module.state_dict()))
+def save_model(folder: Path, state: dict[str, Tensor], about: dict[str, Any], history: History, began: float) -> None:
+    """Write weights and description of a finished model, and its history where it was trained here; commit them.
+
+    The checkpoint of its training goes.
+    """
+    save_state(folder / WEIGHTS, state)
     paths = [folder / WEIGHTS, folder / DESCRIPTION]
     write_bytes_atomic(folder / DESCRIPTION, canonical_json({**about, "weights": file_digest(folder / WEIGHTS)}))
     if history:
         write_table(folder / HISTORY, pa.Table.from_pylist(history))
         paths.append(folder / HISTORY)
     CommitLog(folder).commit(UNIT, paths, facts={}, began=began)
+    remove_checkpoint(folder / CHECKPOINT)
 
 
 @lru_cache(maxsize=2)

@@ -20,7 +20,6 @@ from methods.losses.self_distillation import distillation_terms, moved_centre
 from methods.networks.projection_head import ProjectionHead
 from methods.networks.vision_transformer import cls_token
 from methods.training.multi_crop import Jitter, multi_crop
-from storage.checkpoints import remove_checkpoint
 from tasks.engine import Batch, Batches, Engine, History, Learner, Moment, Progress, Terms, share, step_seed
 from tasks.images import ImageSource, to_input
 
@@ -54,7 +53,7 @@ def fit_transformer(
     device
         Where to compute.
     checkpoint
-        Where student, teacher, centre and optimiser go after each epoch; removed at the end.
+        Where student, teacher, centre and optimiser go after each epoch; it stays until the weights are committed.
     progress
         Told after every epoch.
 
@@ -83,7 +82,6 @@ def fit_transformer(
     history = engine.fit(batches, checkpoint, progress)
     _warn_of_collapse(history, settings)
     vit.load_state_dict(learner.pair.teacher.vit.state_dict())
-    remove_checkpoint(checkpoint)
     return history
 
 

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -63,6 +64,10 @@ class State:
         self.done: dict[str, int] = {}
         self._index: ImageIndex | None = None
         self._source: ImageSource | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the reader of images, whose threads stay here: another process starts its own."""
+        return {**self.__dict__, "_source": None}
 
     @property
     def index(self) -> ImageIndex:

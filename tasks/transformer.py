@@ -27,7 +27,7 @@ def new_transformer(config: Transformer) -> VisionTransformer:
 def save_transformer(folder: Path, vit: VisionTransformer, config: Transformer, history: History, began: float) -> None:
     """Write weights, description and history, and commit them."""
     about = {"backbone": config.backbone, "input_size": config.input_size}
-    save_model(folder, vit, about, history, began)
+    save_model(folder, dict(vit.state_dict()), about, history, began)
 
 
 @lru_cache(maxsize=2)

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from configs.proposals import GradientProposal, Proposal
 from configs.normalise import Normalise
+from configs.proposals import GradientProposal, Proposal
 from configs.schema import Runtime
 from methods.activation import enlarge, min_max
 from methods.networks import ClassifierNetwork, build_classifier, load_backbone, pooled_features
