@@ -108,9 +108,9 @@ class TestFitTransformer:
 
     def test_another_seed_trains_otherwise(self, source: ImageSource, tmp_path: Path) -> None:
         made = [tiny_vit() for _ in range(3)]
-        for vit, seed in zip(made, (0, 0, 1)):
+        for number, (vit, seed) in enumerate(zip(made, (0, 0, 1))):
             config = section(seed=seed, epochs=1, warmup_epochs=0)
-            fit_transformer(vit, config, list(range(7)), source, CPU, tmp_path / "checkpoint.pt", quiet)
+            fit_transformer(vit, config, list(range(7)), source, CPU, tmp_path / f"{number}.pt", quiet)
         assert same(made[0], made[1])
         assert not same(made[0], made[2])
 
