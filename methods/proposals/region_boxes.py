@@ -64,10 +64,10 @@ def all_boxes(maps: Tensor) -> RegionBoxes:
     if maps.ndim != 4:
         raise ValueError(f"expected maps [B, M, H, W], got shape {tuple(maps.shape)}")
     masks = otsu_masks(maps.flatten(0, 1)).cpu().numpy()
-    parts, _ = ndimage.label(masks, WITHIN)
+    parts, count = ndimage.label(masks, WITHIN)
     rows = [
         [*divmod(plane.start, maps.shape[1]), across.start, down.start, across.stop, down.stop]
-        for plane, down, across in ndimage.find_objects(parts)
+        for plane, down, across in (ndimage.find_objects(parts) if count else [])
     ]
     found = torch.tensor(rows, dtype=torch.int64).reshape(-1, 6)
     return RegionBoxes(found[:, 0], found[:, 1], found[:, 2:], torch.zeros(len(found), dtype=torch.bool))

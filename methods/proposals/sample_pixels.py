@@ -30,9 +30,11 @@ def sample_pixels(
         How many to draw, without replacement: foreground with a probability proportional to the map, background
         uniformly. All candidates where there are fewer.
     foreground_share
-        The candidates are this share of the box, int(share |box|) pixels, those with the highest values.
+        The candidates are this share of the box, int(share |box|) pixels, those with the highest values; among equal
+        ones at their end it is drawn [choice].
     background_share
-        Those of the background are int(share H W) pixels of the image with the lowest values.
+        Those of the background are int(share H W) pixels of the image with the lowest values. They may lie in the box,
+        as in the public code; the paper's text says outside.
     dilation
         Every drawn pixel becomes a square of this side, an odd number; 1 leaves it alone.
     generator
@@ -66,7 +68,7 @@ def sample_pixels(
         raise ValueError(f"expected an odd dilation, 1 for none, got {dilation}")
     inside = in_boxes(boxes.to(maps.device), (maps.shape[1], maps.shape[2]))
     counts = (foreground_share * inside.flatten(1).sum(1).double()).long()
-    strong = _highest(maps, inside, counts)
+    strong = _highest(maps, inside, counts, generator)
     lowest = int(background_share * maps.shape[1] * maps.shape[2])
     weak = draw_lowest(maps.flatten(1), lowest, generator).view_as(maps)
     drawn = dilate(_draw(strong, maps, foreground, generator), dilation)
@@ -90,19 +92,34 @@ def in_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return (rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1)
 
 
-def _highest(maps: Tensor, inside: Tensor, counts: Tensor) -> Tensor:
-    """The ``counts[b]`` highest pixels of each box; of equal ones the first in raster order."""
-    values = torch.where(inside, maps, -1.0).flatten(1)
-    order = values.argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(values.shape[1], device=maps.device).expand_as(order)
-    ranks = torch.empty_like(order).scatter_(1, order, places)
-    return (ranks < counts[:, None]).view_as(inside) & inside
+def _highest(maps: Tensor, inside: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+    """The ``counts[b]`` highest pixels of each box, drawn among equal ones at their end."""
+    values = torch.where(inside, maps, -1).flatten(1)
+    falling = values.sort(dim=1, descending=True).values
+    last = falling.gather(1, (counts - 1).clamp(min=0)[:, None])
+    above = values > last
+    tied = (values == last) & inside.flatten(1)
+    missing = counts[:, None] - above.sum(dim=1, keepdim=True)
+    if not torch.equal(tied.sum(dim=1, keepdim=True), missing):
+        # Saturated and coarse maps: the first in raster order would put the whole object into the upper rows.
+        keys = torch.where(tied, _uniform(values, generator), torch.inf)
+        order = keys.argsort(dim=1)
+        places = torch.arange(values.shape[1], device=maps.device).expand_as(order)
+        tied = torch.zeros_like(order).scatter_(1, order, places) < missing
+    return ((above | tied) & (counts[:, None] > 0)).view_as(inside)
+
+
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.rand(like.shape, generator=generator, device=generator.device, dtype=torch.float64).to(like.device)
 
 
 def _draw(candidates: Tensor, weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` candidates without replacement, proportional to their weights: the largest of log w + Gumbel noise."""
+    """``count`` candidates without replacement, one after the other in proportion to the weights of those left.
+
+    The largest of log w + Gumbel noise are exactly such a draw.
+    """
     flat = candidates.flatten(1)
-    noise = torch.rand(flat.shape, generator=generator, device=generator.device, dtype=torch.float64).to(flat.device)
+    noise = _uniform(flat, generator)
     # A candidate without weight comes after all others, but before none at all.
     keys = weights.flatten(1).double().clamp(min=1e-30).log() - (-noise.clamp(min=1e-300).log()).log()
     keys = torch.where(flat, keys, -torch.inf)
