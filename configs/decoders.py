@@ -47,7 +47,7 @@ class _Decoder(Section):
     name: str | None = None
     """Shown in tables; default: built from the settings."""
     widths: list[Annotated[int, Field(ge=1)]] | None = None
-    """Channels after each block of the decoder, coarse to fine, one a layer; none: the first of 256, 128, 64, 32, 16."""
+    """Channels after each block of the decoder, from coarse to fine; none: the first of 256, 128, 64, 32, 16."""
     resize: int | None = Field(default=None, ge=32)
     """Side that training images are resized to before the crop; none: 8/7 of the classifier's input, 256 for 224."""
     flip: bool = True

@@ -19,12 +19,14 @@ class Classifier(Section):
     """The image classifier whose gradients make the proposals."""
 
     backbone: str = "small"
-    """``small``, a timm name, or vgg16, resnet18, resnet50, inception_v3, squeezenet1_1, mobilenet_v2."""
+    """``small``, a timm name, or vgg16, vgg16_wsol, resnet18, resnet50, inception_v3, squeezenet1_1, mobilenet_v2."""
     weights: str | None = None
     """Starting weights of the backbone: a safetensors or pth file, ``torchvision:NAME``, or none."""
     trained: Location | None = None
     """A file with the whole trained classifier, head included: used as it is, nothing is trained."""
     head: Literal["gap", "native"] = "gap"
+    keep_stride: list[Literal["S2", "S3", "S4", "S5"]] = Field(default=[])
+    """Stages of a ResNet whose stride is taken out, so that maps are finer: [S4, S5] for an eighth of the image."""
     frozen: bool = False
     """Train only the linear head, on features computed once."""
     loss: Literal["auto", "cross_entropy", "soft_margin"] = "auto"

@@ -53,6 +53,7 @@ def make_classifier(state: State, folder: Path) -> None:
     facts: dict[str, Any] = {
         "backbone": config.backbone,
         "head_kind": config.head,
+        "keep_stride": config.keep_stride,
         "classes": list(state.index.classes),
         "input_size": config.input_size,
         "normalise": config.normalise.model_dump(mode="json"),

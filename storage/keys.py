@@ -19,6 +19,8 @@ from storage.weights import find_weights
 from storage.workspace import Workspace
 
 Basis = dict[str, Any]
+_INPUT = ("backbone", "head", "input_size", "normalise", "keep_stride")
+"""What a classifier computes depends on beside its weights."""
 
 
 def stage_folder(workspace: Workspace, stage: str, basis: Basis) -> StageFolder:
@@ -41,7 +43,7 @@ def classifier_basis(config: RunConfig, index: ImageIndex) -> Basis:
     classifier = config.classifier
     settings = classifier.model_dump(mode="json", exclude={"batch_size", "weights", "trained"})
     if classifier.trained is not None:
-        settings = {key: settings[key] for key in ("backbone", "head", "input_size", "normalise")}
+        settings = {key: settings[key] for key in _INPUT}
         return {"classifier": settings, "classes": list(index.classes), "trained": file_digest(classifier.trained)}
     if classifier.frozen:
         settings["train"].pop("augment")
@@ -65,7 +67,7 @@ def rows_of(index: ImageIndex, splits: Sequence[str]) -> list[int]:
 
 def feature_basis(config: RunConfig, index: ImageIndex, rows: list[int]) -> Basis:
     """Of the features that a frozen backbone gives for some rows."""
-    names = {"backbone", "input_size", "normalise", "batch_size"}
+    names = {*_INPUT, "batch_size"} - {"head"}
     seed = None if config.classifier.weights else config.classifier.train.seed
     return {
         "input": config.classifier.model_dump(mode="json", include=names),
@@ -82,9 +84,7 @@ def proposal_basis(config: RunConfig, proposal: Proposal, index: ImageIndex, wei
         "proposal": proposal.settings,
         "index": index.key,
         "weights": weights,
-        "input": config.classifier.model_dump(
-            mode="json", include={"backbone", "head", "input_size", "normalise", "batch_size"}
-        ),
+        "input": config.classifier.model_dump(mode="json", include={*_INPUT, "batch_size"}),
         "arithmetic": config.runtime.model_dump(
             mode="json", include={"precision", "channels_last", "fold_batch_norm", "compile"}
         ),
@@ -135,9 +135,7 @@ def region_basis(config: RunConfig, decoder: DipsDecoder, attended: StageFolder,
         "regions": decoder.regions.model_dump(mode="json", exclude={"top"}),
         "attention": attended.name,
         "classifier": classifier,
-        "input": config.classifier.model_dump(
-            mode="json", include={"backbone", "head", "input_size", "normalise", "batch_size"}
-        ),
+        "input": config.classifier.model_dump(mode="json", include={*_INPUT, "batch_size"}),
         "shard_images": config.runtime.shard_images,
     }
 
@@ -153,7 +151,7 @@ def decoder_basis(
         "weights": weights,
         "taught_by": taught_by.name,
         "classifier": classifier,
-        "input": config.classifier.model_dump(mode="json", include={"backbone", "head", "input_size", "normalise"}),
+        "input": config.classifier.model_dump(mode="json", include={*_INPUT}),
         "images": index.subset_key(rows_of(index, splits)),
         "truth": truth if decoder.select else None,
     }

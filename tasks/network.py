@@ -17,6 +17,7 @@ from methods.networks import (
     build_classifier,
     fold_batch_norms,
     hasten_pointwise,
+    keep_stride,
     load_backbone,
     load_classifier,
 )
@@ -33,10 +34,12 @@ def new_network(config: Classifier, classes: int) -> ClassifierNetwork:
     torch.manual_seed(config.train.seed)
     if config.trained is not None:
         network = build_classifier(config.backbone, classes, head=config.head)
+        keep_stride(network, config.keep_stride)
         load_classifier(network, load_state(config.trained), str(config.trained))
         return network
     weights = find_weights(config.weights)
     network = build_classifier(config.backbone, classes, head=config.head, pretrained=weights.torchvision)
+    keep_stride(network, config.keep_stride)
     if weights.path is not None:
         load_backbone(network, load_state(weights.path), str(weights.path))
     return network
@@ -70,6 +73,7 @@ def load_network(folder: Path, weights: str, device: torch.device) -> Classifier
     """The finished classifier in eval mode, loaded once per process; ``weights`` is the digest that is expected."""
     about = describe(folder)
     network = build_classifier(about["backbone"], len(about["classes"]), head=about["head_kind"])
+    keep_stride(network, about["keep_stride"])
     path = folder / WEIGHTS
     if file_digest(path) != weights:
         raise ValueError(f"{path}: expected sha256 {weights[:12]}…; the file changed, run `maskmill verify --repair`")

@@ -1,7 +1,8 @@
 """Classifiers from the name of their backbone."""
 
-from methods.networks.backbones import Head, build_backbone
+from methods.networks.backbones import BackboneError, Head, build_backbone
 from methods.networks.network import ClassifierNetwork
+from methods.networks.vgg16_wsol import build_vgg16_wsol
 from methods.networks.weights import load_pretrained
 
 
@@ -13,8 +14,8 @@ def build_classifier(
     Parameters
     ----------
     backbone
-        ``small``, torchvision's vgg16, resnet18, resnet50, inception_v3, squeezenet1_1 or mobilenet_v2, or a
-        convolutional network of timm.
+        ``small``, torchvision's vgg16, resnet18, resnet50, inception_v3, squeezenet1_1 or mobilenet_v2, a convolutional
+        network of timm, or ``vgg16_wsol``, see :mod:`methods.networks.vgg16_wsol`.
     classes
         Number of outputs.
     head
@@ -50,13 +51,21 @@ def build_classifier(
         raise ValueError(f"expected at least one class, got {classes}")
     if head not in ("gap", "native"):
         raise ValueError(f"expected head gap or native, got {head!r}")
+    network = _wsol(classes, head) if backbone == "vgg16_wsol" else _named(backbone, classes, head)
+    if pretrained is not None:
+        load_pretrained(network, pretrained)
+    return network
+
+
+def _wsol(classes: int, head: Head) -> ClassifierNetwork:
+    if head != "gap":
+        raise BackboneError(f"vgg16_wsol: expected head gap, its own, got {head!r}")
+    return build_vgg16_wsol(classes)
+
+
+def _named(backbone: str, classes: int, head: Head) -> ClassifierNetwork:
     parts = build_backbone(backbone, classes, head)
     first = 6 - len(parts.stages)
     stages = {f"S{first + i}": name for i, name in enumerate(parts.stages)}
     pre_pool = {f"S{first + i}_pre": name for i, name in enumerate(parts.pre_pool)}
-    network = ClassifierNetwork(
-        backbone, classes, parts.model.eval(), stages, parts.head, parts.original_heads, pre_pool
-    )
-    if pretrained is not None:
-        load_pretrained(network, pretrained)
-    return network
+    return ClassifierNetwork(backbone, classes, parts.model.eval(), stages, parts.head, parts.original_heads, pre_pool)

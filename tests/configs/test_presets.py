@@ -4,14 +4,16 @@ import pytest
 
 from configs import dump_config, load_config, preset_names
 from configs.dataset import TableDataset, VocDataset, WsolDataset
+from configs.decoders import DipsDecoder, FcamDecoder
 
-TRIALS = sorted(set(preset_names()) - {"demo"})
+TRAINED = {"dips-cub", "fcam-cub", "fcam-openimages"}
+TRIALS = sorted(set(preset_names()) - {"demo"} - TRAINED)
 
 
 class TestPresets:
     def test_the_promised_ones_ship(self) -> None:
         trials = {"demo", "ksdd2", "magnetic-tile", "natural-voc", "neu-seg", "voc2012"}
-        assert trials | {"cub200", "openimages", "imagenet"} <= set(preset_names())
+        assert trials | {"cub200", "openimages", "imagenet"} | TRAINED <= set(preset_names())
 
     @pytest.mark.parametrize("name", preset_names())
     def test_loads_and_round_trips(self, name: str, tmp_path: Path) -> None:
@@ -74,3 +76,16 @@ class TestPresetsOnData:
         assert isinstance(dataset, VocDataset)
         for split in dataset.split:
             assert (shared / "data" / "natural_voc" / dataset.lists / f"{split}.txt").is_file()
+
+    def test_decoders_have_the_published_settings(self) -> None:
+        fcam = load_config("preset:fcam-cub").train[0]
+        assert isinstance(fcam, FcamDecoder)
+        assert fcam == load_config("preset:fcam-openimages").train[0].model_copy(
+            update={"select": "max_box_acc", "optimise": fcam.optimise}
+        )
+        assert (fcam.optimise.learning_rate, fcam.optimise.batch_size, fcam.crf.weight) == (0.01, 32, 2e-9)
+        assert (fcam.seeds.erosion, fcam.seeds.foreground, fcam.seeds.background_share) == (11, 1, 0.1)
+        dips = load_config("preset:dips-cub").train[0]
+        assert isinstance(dips, DipsDecoder)
+        assert (dips.seeds.weight, dips.classifier, dips.optimise.learning_rate) == (0.384, 0.669, 0.0465)
+        assert (dips.seeds.foreground, dips.seeds.background, dips.regions.top) == (5139, 2399, 2)
