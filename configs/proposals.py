@@ -123,13 +123,13 @@ class SampledProposal(_Perturbed):
 class AttentionProposal(_Proposal):
     """Attention of the run's transformer: where it looks, not at which class.
 
-    An image with several labels needs to be told apart: there, and everywhere with ``ts_cam``, the map of each class is
-    the attention times what another proposal says of the class.
+    ``dino``: of the last block. In an image with several labels another proposal tells them apart. ``ts_cam``: the mean
+    over heads and blocks times the map of that other proposal, in every image.
     """
 
     method: Literal["dino", "ts_cam"]
     head: Literal["mean"] | Annotated[int, Field(ge=0)] = "mean"
-    """Head of the last block, from 0, or the mean of all."""
+    """Head of the last block, from 0, or the mean of all; ``ts_cam`` takes the mean."""
     classes: str | None = None
     """Name of the proposal that tells classes apart; none: the first one listed that looks at classes."""
 

@@ -112,6 +112,11 @@ class RunConfig(Section):
         """Those that the transformer makes."""
         return [one for one in self.proposals if isinstance(one, AttentionProposal)]
 
+    @property
+    def all_blocks(self) -> bool:
+        """Whether attention of all blocks is asked for, not only of the last."""
+        return any(one.method == "ts_cam" for one in self.attention_proposals)
+
     @model_validator(mode="after")
     def _steps_in_order(self) -> "RunConfig":
         check_order(self.refine)

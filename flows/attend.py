@@ -10,10 +10,9 @@ from prefect.cache_policies import NO_CACHE
 from flows.pool import run_work
 from flows.progress import progress
 from flows.threads import set_threads
-from methods.proposals import cls_attention
 from storage import keys
 from storage.models import is_saved, weights_digest
-from tasks.attend import AttendWork, begin_attention
+from tasks.attend import AttendWork, attention_maps, begin_attention
 from tasks.folders import name_attention, name_transformer
 from tasks.images import probe_images
 from tasks.state import State
@@ -40,11 +39,12 @@ def attend_flow(state: State) -> None:
     if folder.complete:
         return
     vit = load_transformer(model, weights_digest(model), state.device)
-    with torch.no_grad():
-        probe = cls_attention(vit, probe_images(config.transformer.input_size, state.device)[:1])
+    probe = attention_maps(vit, probe_images(config.transformer.input_size, state.device)[:1], blocks=config.all_blocks)
     begin_attention(folder, basis, state.index, state.index_stage, probe)
     vit.to(getattr(torch, config.runtime.precision))
-    work = AttendWork(config, config.transformer, state.index, vit, state.source(), state.device, folder)
+    work = AttendWork(
+        config, config.transformer, state.index, vit, state.source(), state.device, folder, blocks=config.all_blocks
+    )
     state.done["attend"] = run_work(work, state.network_workers, state.shards)
 
 

@@ -9,7 +9,7 @@ from methods.networks import ClassifierNetwork, resolve_layers
 from storage import keys
 from storage.models import describe, weights_digest
 from tasks.agnostic import AgnosticWork, HeadMaps
-from tasks.attend import attention_grid
+from tasks.attend import BLOCKS, MEAN, attention_grid
 from tasks.correlate import correlation_grid
 from tasks.correlate_work import CorrelateWork
 from tasks.folders import name_proposals
@@ -59,7 +59,8 @@ def _attention_maps(state: State, one: AttentionProposal) -> int:
     folder, classes = state.proposal(one.title), state.proposal(one.classes)
     basis = keys.attention_proposal_basis(state.run.config, one, state.attended, classes)
     begin_proposal(folder, basis, state.index, state.index_stage, attention_grid(state.attended))
-    maps = HeadMaps(state.attended, one.head)
+    last = MEAN if one.head == "mean" else one.head
+    maps = HeadMaps(state.attended, BLOCKS if one.method == "ts_cam" else last)
     size = state.run.config.runtime.shard_images
     work = AgnosticWork(state.index, folder, classes, maps, size, always=one.method == "ts_cam")
     return run_work(work, state.workers, state.shards) + correlate_maps(state, one.title)

@@ -112,6 +112,7 @@ def attention_basis(config: RunConfig, transformer: Transformer, index: ImageInd
         "transformer": transformer.model_dump(mode="json", include=names),
         "weights": weights,
         "index": index.key,
+        "blocks": config.all_blocks,
         "precision": config.runtime.precision,
         "shard_images": config.runtime.shard_images,
     }

@@ -95,7 +95,7 @@ class AgnosticWork(FolderWork):
 class HeadMaps:
     """Maps of one head of the transformer, from the stored attention."""
 
-    def __init__(self, attended: StageFolder, head: str | int) -> None:
+    def __init__(self, attended: StageFolder, head: int) -> None:
         self.attended, self.head = attended, head
 
     def __call__(self, shard: int, rows: list[int]) -> list[Tensor]:

@@ -14,7 +14,7 @@ from configs import RunConfig
 from configs.transformer import Transformer
 from methods.activation import map_flags
 from methods.activation.halving import halving
-from methods.proposals import cls_attention
+from methods.proposals import cls_attention, token_attention
 from storage.arrays import ArraySpec
 from storage.faults import dying_point
 from storage.index import ImageIndex
@@ -23,7 +23,7 @@ from tasks.context import FolderWork
 from tasks.images import ImageSource, to_input
 
 ATTENTION = "attention"
-MEAN = -1
+MEAN, BLOCKS = -1, -2
 HEADS = pa.schema(
     [
         ("row", pa.int64()),
@@ -35,13 +35,14 @@ HEADS = pa.schema(
         ("flag", pa.string()),
     ]
 )
-"""A row per map; ``head`` from 0, -1 the mean of all. Maps are stored divided by their ``maximum``."""
+"""A row per map; ``head`` of the last block from 0, -1 their mean, -2 the mean over the heads of all blocks. Maps are
+stored divided by their ``maximum``."""
 
 
 def begin_attention(folder: StageFolder, basis: dict[str, Any], index: ImageIndex, staged: str, probe: Tensor) -> None:
-    """Create the array of attention; ``probe`` is that of one image, ``[1, heads, h, w]``."""
+    """Create the array of attention; ``probe`` are the maps of one image, ``[1, maps, h, w]``."""
     size = int(basis["shard_images"])
-    shards, room = len(index.shards(size)), size * (probe.shape[1] + 1)
+    shards, room = len(index.shards(size)), size * probe.shape[1]
     grid = (probe.shape[2], probe.shape[3])
     maps = ArraySpec(name=ATTENTION, rows=shards * room, item=grid, shard_rows=room, dtype="float16", fill=-1.0)
     folder.begin(basis, shards=shards, classes=index.classes, arrays=[maps], index_stage=staged)
@@ -53,8 +54,16 @@ def attention_grid(attended: StageFolder) -> tuple[int, int]:
     return height, width
 
 
+def attention_maps(vit: VisionTransformer, images: Tensor, *, blocks: bool) -> Tensor:
+    """The mean of the last block's heads, then each head ``[B, 1 + heads, h, w]``; with ``blocks`` first that of all."""
+    with torch.no_grad():
+        heads = cls_attention(vit, images).float()
+        first = [token_attention(vit, images).float()[:, None]] if blocks else []
+    return torch.cat([*first, heads.mean(dim=1, keepdim=True), heads], dim=1).cpu()
+
+
 class AttendWork(FolderWork):
-    """Attention of one shard after the other."""
+    """Attention of one shard after the other; with ``blocks`` also the mean of all blocks, by a second pass."""
 
     title = "attend"
 
@@ -67,8 +76,10 @@ class AttendWork(FolderWork):
         source: ImageSource,
         device: torch.device,
         folder: StageFolder,
+        *,
+        blocks: bool,
     ) -> None:
-        self.transformer, self.index, self.vit = transformer, index, vit
+        self.transformer, self.index, self.vit, self.blocks = transformer, index, vit, blocks
         self.source, self.device, self.folder = source, device, folder
         self.precision = getattr(torch, config.runtime.precision)
         self.shards = index.shards(config.runtime.shard_images)
@@ -88,13 +99,7 @@ class AttendWork(FolderWork):
 
     def _heads(self, images: Tensor) -> Callable[[slice], Tensor]:
         ready = to_input(images, self.transformer.normalise, self.device).to(self.precision)
-
-        def made(part: slice) -> Tensor:
-            with torch.no_grad():
-                heads = cls_attention(self.vit, ready[part]).float()
-            return torch.cat([heads.mean(dim=1, keepdim=True), heads], dim=1).cpu()
-
-        return made
+        return lambda part: attention_maps(self.vit, ready[part], blocks=self.blocks)
 
     def _write(self, shard: int, rows: list[int], found: dict[int, Tensor], began: float) -> None:
         spec = self.folder.spec(ATTENTION)
@@ -105,9 +110,11 @@ class AttendWork(FolderWork):
             low, high = maps.amin((1, 2)), maps.amax((1, 2))
             stored.append(maps / high[:, None, None].clamp(min=1e-12))
             named = {"row": row, "image_id": self.index.ids[row]}
-            for head, (minimum, maximum, flag) in enumerate(zip(low.tolist(), high.tolist(), map_flags(maps)), MEAN):
-                ends = {"minimum": minimum, "maximum": maximum, "flag": flag}
-                facts.append({**named, "head": head, "place": shard * spec.shard_rows + len(facts), **ends})
+            ends = zip(low.tolist(), high.tolist(), map_flags(maps))
+            for head, (minimum, maximum, flag) in enumerate(ends, BLOCKS if self.blocks else MEAN):
+                place = shard * spec.shard_rows + len(facts)
+                span = {"minimum": minimum, "maximum": maximum, "flag": flag}
+                facts.append({**named, "head": head, "place": place, **span})
         self.folder.write(
             shard,
             arrays={ATTENTION: (shard, torch.cat(stored).to(torch.float16).numpy())},
@@ -138,24 +145,24 @@ class AttentionMaps:
         spec = folder.spec(ATTENTION)
         first = shard * spec.shard_rows
         self._stored = folder.rows(ATTENTION, shard, first, first + spec.shard_rows)
-        self._places: dict[int, list[int]] = {}
+        self._places: dict[int, dict[int, int]] = {}
         for fact in folder.shard_table(shard).to_pylist():
-            self._places.setdefault(fact["row"], []).append(fact["place"] - first)
+            self._places.setdefault(fact["row"], {})[fact["head"]] = fact["place"] - first
 
     def maps(self, row: int) -> Tensor:
-        """Mean and heads of one image, ``(1 + heads, h, w)`` float32, each with a maximum of 1."""
-        return torch.from_numpy(self._stored[self._places[row]].astype(np.float32))
+        """Mean and heads of one image's last block, ``(1 + heads, h, w)`` float32, each with a maximum of 1."""
+        places = [place for head, place in self._places[row].items() if head >= MEAN]
+        return torch.from_numpy(self._stored[places].astype(np.float32))
 
-    def head(self, row: int, head: str | int) -> Tensor:
-        """One of them, ``(h, w)``.
+    def head(self, row: int, head: int) -> Tensor:
+        """One map, ``(h, w)``: a head, :data:`MEAN` or :data:`BLOCKS`.
 
         Raises
         ------
         ValueError
             The transformer has no such head.
         """
-        maps = self.maps(row)
-        place = 0 if head == "mean" else int(head) + 1
-        if place >= len(maps):
-            raise ValueError(f"proposals: head: expected mean or 0 to {len(maps) - 2}, saw {head}")
-        return maps[place]
+        places = self._places[row]
+        if head not in places:
+            raise ValueError(f"proposals: head: expected mean or 0 to {max(places)}, saw {head}")
+        return torch.from_numpy(self._stored[places[head]].astype(np.float32))
