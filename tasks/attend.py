@@ -55,7 +55,7 @@ def attention_grid(attended: StageFolder) -> tuple[int, int]:
 
 
 def attention_maps(vit: VisionTransformer, images: Tensor, *, blocks: bool) -> Tensor:
-    """The mean of the last block's heads, then each head ``[B, 1 + heads, h, w]``; with ``blocks`` first that of all."""
+    """Mean of the last block's heads, then each head, ``[B, 1 + heads, h, w]``; with ``blocks`` first that of all."""
     with torch.no_grad():
         heads = cls_attention(vit, images).float()
         first = [token_attention(vit, images).float()[:, None]] if blocks else []

@@ -1,17 +1,28 @@
+import csv
+import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from configs.transformer import Transformer
+from methods.activation import min_max
+from methods.networks import build_vit
+from methods.proposals import cls_attention
+from methods.refinement.otsu import otsu_masks
 from storage.checkpoints import load_checkpoint
+from storage.index import SCHEMA, ImageIndex, build_index
 from tasks.engine import Batch, Moment, TrainingError
-from tasks.images import ImageSource
+from tasks.images import ImageSource, to_input
 from tasks.pretrain import DistillationLearner, cosine, crop_batches, fit_transformer
 
 CPU = torch.device("cpu")
@@ -27,6 +38,25 @@ TINY: dict[str, Any] = {
     "bottleneck": 8,
     "teacher_momentum": 0.9,
 }
+FAST: dict[str, Any] = {
+    "epochs": 8,
+    "batch_size": 16,
+    "warmup_epochs": 2,
+    "learning_rate": 5e-4,
+    "vertical_flip": True,
+    "global_size": 48,
+    "global_scale": [0.2, 0.7],
+    "local_crops": 2,
+    "local_size": 32,
+    "local_scale": [0.06, 0.25],
+    "invert": 0.5,
+    "outputs": 256,
+    "hidden": 256,
+    "bottleneck": 64,
+    "teacher_temperature": 0.02,
+    "teacher_momentum": 0.99,
+}
+"""A few minutes on a CPU."""
 
 
 class KilledError(Exception):
@@ -255,3 +285,60 @@ class TestCropBatches:
             views = one.tensors["large"] * std + mean
             assert views.min() >= -1e-5
             assert views.max() <= 1 + 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+class TestRealImages:
+    """Steel surfaces: a few minutes of training against random weights."""
+
+    @pytest.fixture(scope="class")
+    def steel(self, shared: Path) -> Iterator[tuple[ImageSource, list[int], dict[int, Tensor]]]:
+        """Images, rows to train on, and foregrounds of some of the others by row."""
+        root = shared / "data" / "neu_seg"
+        with (root / "splits.csv").open() as file:
+            records = list(csv.DictReader(file))
+        source = ImageSource(root, neu_index(root, records), max_pixels=10**6)
+        train = [row for row, one in enumerate(records) if one["split"] == "train"]
+        held = [row for row, one in enumerate(records) if one["split"] == "val"]
+        masks = {row: torch.from_numpy(np.array(Image.open(root / records[row]["mask"]))) > 0 for row in held}
+        yield source, train, masks
+        source.close()
+
+    def test_attention_beats_that_of_random_weights(
+        self, steel: tuple[ImageSource, list[int], dict[int, Tensor]], tmp_path: Path
+    ) -> None:
+        source, train, masks = steel
+        config = Transformer(backbone="vit_mini_patch8", input_size=96, pretrain=FAST)
+        torch.manual_seed(0)
+        vit = build_vit(config.backbone, input_size=config.input_size)
+        before = best_overlap(vit, config, source, masks)
+        history = fit_transformer(vit, config, train, source, CPU, tmp_path / "checkpoint.pt", quiet)
+        assert history[-1]["divergence"] > 0.02
+        after = best_overlap(vit.eval(), config, source, masks)
+        assert after > before + 0.05, f"trained {after:.3f}, random {before:.3f}"
+
+
+def best_overlap(vit: VisionTransformer, config: Transformer, source: ImageSource, masks: dict[int, Tensor]) -> float:
+    """Intersection over union of foreground and Otsu's mask over all images, of the best head."""
+    shared = united = torch.zeros(())
+    for group, images in source.batches(list(masks), config.input_size, 16):
+        with torch.no_grad():
+            attention = cls_attention(vit, to_input(images, config.normalise, CPU))
+        truth = torch.stack([masks[row] for row in group])[:, None]
+        maps = interpolate(attention, truth.shape[2:], mode="bilinear", align_corners=False)
+        found = otsu_masks(min_max(maps.flatten(0, 1))).reshape(maps.shape).bool()
+        shared = shared + (found & truth).sum(dim=(0, 2, 3))
+        united = united + (found | truth).sum(dim=(0, 2, 3))
+    return float((shared / united).max())
+
+
+def neu_index(root: Path, records: list[dict[str, str]]) -> ImageIndex:
+    """An index of images without labels."""
+    rows = []
+    for one in records:
+        data = (root / one["image"]).read_bytes()
+        facts = {"image_id": one["image"], "path": one["image"], "split": one["split"], "width": 200, "height": 200}
+        state = {"mode": "RGB", "labels": [], "status": "ok", "reason": "", "orientation": 1, "bytes": len(data)}
+        rows.append({**facts, **state, "sha256": hashlib.sha256(data).hexdigest()})
+    return build_index(pa.Table.from_pylist(rows, pa.schema(list(SCHEMA)[:12])), ["steel"])
