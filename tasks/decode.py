@@ -62,9 +62,16 @@ class DecoderLearner(Learner):
 
     def forward(self, tensors: dict[str, Tensor], moment: Moment) -> Terms:
         """Losses of one batch, see :func:`tasks.taught.lesson_batches`."""
+        images = self.input(tensors)
+        return self.terms(self.network(images).float(), images, tensors, moment)
+
+    def input(self, tensors: dict[str, Tensor]) -> Tensor:
+        """The network's input."""
         images = to_input(tensors["pixels"], self.normalise, tensors["pixels"].device)
-        images = images.contiguous(memory_format=self.layout)
-        logits = self.network(images).float()
+        return images.contiguous(memory_format=self.layout)
+
+    def terms(self, logits: Tensor, images: Tensor, tensors: dict[str, Tensor], moment: Moment) -> Terms:
+        """Losses of logits ``[B, 2, H, W]``."""
         generator = torch.Generator().manual_seed(seed_of(self.decoder.optimise.seed, moment))
         terms = {"seeds": self.decoder.seeds.weight * partial_cross_entropy(logits, self._seeds(tensors, generator))}
         crf, size = self.decoder.crf, self.decoder.size

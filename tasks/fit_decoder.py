@@ -51,7 +51,7 @@ def fit_decoder(
     """
     where = f"train: {decoder.title}"
     teacher = _teacher(state, decoder, taught_by, where)
-    classifier = _own_classifier(state)
+    classifier = own_classifier(state)
     network = new_decoder(decoder, classifier).to(state.device)
     response = classifier.model.to(state.device) if isinstance(decoder, DipsDecoder) else None
     config = state.run.config.classifier
@@ -88,7 +88,7 @@ def fit_decoder(
     return Trained(dict(trained_parts(network).state_dict()), history)
 
 
-def _own_classifier(state: State) -> ClassifierNetwork:
+def own_classifier(state: State) -> ClassifierNetwork:
     """A copy of the run's classifier: training must not reach the one that every step shares."""
     if state.model is None:
         raise RuntimeError("expected a classifier; the classify step comes first")
