@@ -39,8 +39,8 @@ class Pretraining(Optimisation):
     blur: float = Field(default=0.5, ge=0, le=1)
     """Probability that a crop is blurred."""
     invert: float = Field(default=0.0, ge=0, le=1)
-    """Probability that dark and bright change places in a crop. Where brightness alone tells what is what (defects on
-    an even surface), attention settles on the brighter part, mostly the background; 0.5 keeps it from that."""
+    """Probability that dark and bright change places in a crop. On grey surfaces attention may settle on whatever is
+    bright, mostly the background; 0.5 makes that of less use to the student."""
     outputs: int = Field(default=4096, ge=16)
     """Width of the projection head's output."""
     hidden: int = Field(default=2048, ge=16)
