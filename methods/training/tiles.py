@@ -24,7 +24,7 @@ def tile(images: Tensor, pieces: int) -> Tensor:
     -------
     Tensor
         ``[pieces**2 * B, C, H / pieces, W / pieces]``: the first tile of all images, then the second of all, row by
-        row of the grid. A copy, with a graph where the images have one.
+        row of the grid. With a graph where the images have one; may share memory with them.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def merge(tiles: Tensor, pieces: int) -> Tensor:
     Returns
     -------
     Tensor
-        ``[B, C, pieces * h, pieces * w]``, a copy, with a graph where the tiles have one.
+        ``[B, C, pieces * h, pieces * w]``, with a graph where the tiles have one; may share memory with them.
 
     Raises
     ------
