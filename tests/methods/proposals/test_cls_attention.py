@@ -139,6 +139,13 @@ class TestClsAttention:
             with pytest.raises(ValueError, match=f"block 0 is {kind.__name__}"):
                 cls_attention(tiny_vit(block_fn=kind), torch.zeros(1, 3, 16, 16))
 
+    def test_refuses_attention_of_another_kind(self, tiny_vit: Build) -> None:
+        vit = tiny_vit()
+        last: Any = vit.blocks[-1]
+        last.attn = torch.nn.Identity()
+        with pytest.raises(ValueError, match="block 2 is Block of Identity"):
+            cls_attention(vit, torch.zeros(1, 3, 16, 16))
+
 
 class TestHeadMaps:
     def test_smoke(self, tiny_vit: Build) -> None:
