@@ -10,13 +10,14 @@ from prefect.cache_policies import NO_CACHE
 from flows.pool import run_work
 from flows.progress import progress
 from flows.threads import set_threads
-from storage import keys
+from storage.checkpoints import CHECKPOINT
 from storage.models import is_saved, weights_digest
 from tasks.attend import AttendWork, attention_maps, begin_attention
 from tasks.folders import name_attention, name_transformer
 from tasks.images import probe_images
+from tasks.processes import Trained, fit_together
 from tasks.state import State
-from tasks.transformer import load_transformer, new_transformer, save_transformer
+from tasks.transformer import load_transformer, new_transformer, pretrain_transformer, save_transformer
 
 
 @flow(name="attend", validate_parameters=False, persist_result=False)
@@ -51,21 +52,18 @@ def attend_flow(state: State) -> None:
 @task(name="transformer", cache_policy=NO_CACHE, persist_result=False)
 def make_transformer(state: State, folder: Path) -> None:
     """Pretrain (or copy) the transformer and commit it; the state after each epoch survives a kill."""
-    from tasks.pretrain import fit_transformer
-
     began = time.monotonic()
     config = state.run.config.transformer
     if config is None:
         raise RuntimeError("expected a transformer section")
-    vit = new_transformer(config)
     if config.pretrain is None:
-        save_transformer(folder, vit, config, [], began)
+        save_transformer(folder, config, Trained(dict(new_transformer(config).state_dict()), []), began)
         return
-    rows = keys.rows_of(state.index, config.pretrain.split)
     with progress("pretrain", config.pretrain.epochs, 0, "epochs") as bar:
 
         def told(_done: int, _total: int, loss: float) -> None:
             bar.step(f"loss {loss:.4f}")
 
-        history = fit_transformer(vit, config, rows, state.source(), state.device, folder / "checkpoint.pt", told)
-    save_transformer(folder, vit, config, history, began)
+        processes = config.pretrain.processes
+        trained = fit_together(pretrain_transformer, state, folder / CHECKPOINT, told, processes)
+    save_transformer(folder, config, trained, began)

@@ -9,10 +9,14 @@ from timm.models.vision_transformer import VisionTransformer
 from configs.transformer import Transformer
 from methods.networks import build_vit
 from storage.files import file_digest
+from storage.keys import rows_of
 from storage.models import WEIGHTS, describe
 from storage.weights import find_weights, load_state
-from tasks.engine import History
+from tasks.engine import Progress
 from tasks.network import save_model
+from tasks.pretrain import fit_transformer
+from tasks.processes import Trained
+from tasks.state import State
 
 
 def new_transformer(config: Transformer) -> VisionTransformer:
@@ -24,10 +28,21 @@ def new_transformer(config: Transformer) -> VisionTransformer:
     return build_vit(config.backbone, state, input_size=config.input_size)
 
 
-def save_transformer(folder: Path, vit: VisionTransformer, config: Transformer, history: History, began: float) -> None:
+def pretrain_transformer(state: State, checkpoint: Path, progress: Progress) -> Trained:
+    """Self-distillation of a run's transformer on its own images."""
+    config = state.run.config.transformer
+    if config is None or config.pretrain is None:
+        raise RuntimeError("expected a transformer section with pretrain")
+    vit = new_transformer(config).to(state.device)
+    rows = rows_of(state.index, config.pretrain.split)
+    history = fit_transformer(vit, config, rows, state.source(), state.device, checkpoint, progress)
+    return Trained(dict(vit.state_dict()), history)
+
+
+def save_transformer(folder: Path, config: Transformer, trained: Trained, began: float) -> None:
     """Write weights, description and history, and commit them."""
     about = {"backbone": config.backbone, "input_size": config.input_size}
-    save_model(folder, dict(vit.state_dict()), about, history, began)
+    save_model(folder, trained.weights, about, trained.history, began)
 
 
 @lru_cache(maxsize=2)
