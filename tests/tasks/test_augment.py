@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tasks.augment import augment
+from tasks.augment import Views, augment, draw_views
 
 
 def numbered(count: int, height: int, width: int) -> Tensor:
@@ -31,6 +31,22 @@ def crops(image: Tensor, size: int) -> dict[str, list[Tensor]]:
 def kind_of(found: Tensor, image: Tensor) -> str:
     size = found.shape[-1]
     return next(kind for kind, known in crops(image, size).items() if any(torch.equal(found, crop) for crop in known))
+
+
+def boxes_within(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Boxes of at least one pixel at random places."""
+    corners = [
+        [[int(torch.randint(side, (), generator=generator)) for _ in range(2)] for side in (width, height)]
+        for _ in range(count)
+    ]
+    return torch.tensor([[min(x), min(y), max(x) + 1, max(y) + 1] for x, y in corners])
+
+
+def filled(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Masks ``(B, H, W)`` of boxes; nothing for an empty one."""
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    x0, y0, x1, y1 = (one[:, None, None] for one in boxes.unbind(1))
+    return (rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1)
 
 
 class TestAugment:
@@ -81,3 +97,55 @@ class TestAugment:
         for generator, vertical in zip(generators, (False, True)):
             augment(numbered(4, 6, 6), 4, generator, vertical=vertical)
         assert torch.equal(generators[0].get_state(), generators[1].get_state())
+
+
+class TestViews:
+    @given(st.integers(1, 12), st.integers(0, 5), st.integers(0, 5), st.booleans(), st.integers(0, 2**31))
+    @settings(max_examples=40, deadline=None)
+    def test_image_map_and_box_turn_alike(
+        self, size: int, more_rows: int, more_columns: int, vertical: bool, seed: int
+    ) -> None:
+        count, height, width = 5, size + more_rows, size + more_columns
+        random = torch.Generator().manual_seed(seed)
+        boxes = boxes_within(count, height, width, random)
+        masks = filled(boxes, height, width)
+        views = draw_views(count, (height, width), size, random, vertical=vertical)
+        images = numbered(count, height, width)
+        marked = torch.where(masks[:, None], images, -1)
+        crops, turned = views.crop(images), views.crop(masks[:, None])[:, 0]
+        assert torch.equal(views.crop(marked), torch.where(turned[:, None], crops, -1))
+        assert torch.equal(filled(views.boxes(boxes), size, size), turned)
+
+    def test_a_box_outside_of_its_crop_is_empty(self) -> None:
+        views = Views(torch.tensor([0]), torch.tensor([0]), torch.tensor([True]), torch.tensor([True]), 4)
+        ((x0, y0, x1, y1),) = views.boxes(torch.tensor([[5, 1, 8, 3]])).tolist()
+        assert x1 <= x0
+        assert (y0, y1) == (1, 3)
+
+    @pytest.mark.parametrize(
+        ("mirrored", "upside", "box"),
+        [
+            (False, False, [0, 1, 2, 4]),
+            (True, False, [2, 1, 4, 4]),
+            (False, True, [0, 0, 2, 3]),
+            (True, True, [2, 0, 4, 3]),
+        ],
+    )
+    def test_hand_computed(self, mirrored: bool, upside: bool, box: list[int]) -> None:
+        views = Views(torch.tensor([1]), torch.tensor([2]), torch.tensor([mirrored]), torch.tensor([upside]), 4)
+        assert views.boxes(torch.tensor([[1, 2, 4, 9]])).tolist() == [box]
+
+    def test_without_flip_nothing_is_mirrored(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        views = draw_views(64, (6, 6), 4, generator, flip=False, vertical=False)
+        assert not views.mirrored.any()
+        assert not views.upside.any()
+        assert len(set(views.top.tolist())) == 3
+
+    def test_flip_does_not_change_the_places(self) -> None:
+        plain, flipped = (
+            draw_views(9, (9, 9), 4, torch.Generator().manual_seed(2), flip=flip, vertical=False)
+            for flip in (False, True)
+        )
+        assert torch.equal(plain.top, flipped.top)
+        assert torch.equal(plain.left, flipped.left)
