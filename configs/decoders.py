@@ -2,12 +2,21 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from configs.dataset import Names, Section
 from configs.training import Optimisation
 
+
+def _odd(side: int) -> int:
+    if side % 2 == 0:
+        raise ValueError(f"expected an odd side, 1 for none, saw {side}")
+    return side
+
+
 Share = Annotated[float, Field(gt=0, le=1)]
+Odd = Annotated[int, Field(ge=1), AfterValidator(_odd)]
+"""Side of a square around a pixel."""
 Select = Literal["px_ap", "fg_iou_pooled", "max_box_acc"]
 
 
@@ -81,9 +90,9 @@ class Seeds(Section):
     background: int = Field(default=1, ge=0)
     background_share: Share = 0.1
     """Share of the image with the lowest values, from which background is drawn."""
-    erosion: int = Field(default=11, ge=1)
+    erosion: Odd = 11
     """Side of the square that the foreground region is eroded with; 1: not at all."""
-    dilation: int = Field(default=3, ge=1)
+    dilation: Odd = 3
     """Side of the square around each drawn pixel."""
 
 
@@ -122,7 +131,7 @@ class BoxSeeds(Section):
     """Share of the box with the highest values."""
     background_share: Share = 0.3
     """Share of the image with the lowest values."""
-    dilation: int = Field(default=3, ge=1)
+    dilation: Odd = 3
 
 
 class DipsDecoder(_Decoder):
