@@ -94,7 +94,7 @@ def pair_affinities(edges: Tensor, radius: int = RADIUS) -> Tensor:
     ------
     ValueError
         Another shape.
-    PairError
+    PairGridError
         A grid without a source.
 
     Examples

@@ -1,5 +1,32 @@
-"""What trainings share that is no network and no loss: tensors in, tensors out."""
+"""What trainings share that is no network and no loss: tensors in, tensors out.
 
+Views and tiles of images, mixing of batches, labels of pairs of pixels, and schedules. Losses may use what is here,
+never the other way round. Holds no loop over a data set, no files and no configuration objects.
+"""
+
+from methods.training.affinity_labels import PairGridError, PairLabels, join_labels, label_maps, pair_labels
+from methods.training.alpha import alpha
+from methods.training.edge_predict_mix import Mixed, draw_partners, mix
 from methods.training.multi_crop import Jitter, multi_crop
+from methods.training.poly import parameter_groups, poly_optimizer, poly_schedule
+from methods.training.tiles import TileError, merge, tile
 
-__all__ = ["Jitter", "multi_crop"]
+__all__ = [
+    "Jitter",
+    "Mixed",
+    "PairGridError",
+    "PairLabels",
+    "TileError",
+    "alpha",
+    "draw_partners",
+    "join_labels",
+    "label_maps",
+    "merge",
+    "mix",
+    "multi_crop",
+    "pair_labels",
+    "parameter_groups",
+    "poly_optimizer",
+    "poly_schedule",
+    "tile",
+]

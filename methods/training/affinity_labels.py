@@ -16,7 +16,7 @@ from methods.refinement.random_walk import Path, paths
 RADIUS = 10
 
 
-class PairError(ValueError):
+class PairGridError(ValueError):
     """A grid too small for its pairs."""
 
 
@@ -62,7 +62,7 @@ def source_grid(height: int, width: int, radius: int = RADIUS) -> tuple[slice, s
 
     Raises
     ------
-    PairError
+    PairGridError
         No source.
 
     Examples
@@ -72,7 +72,7 @@ def source_grid(height: int, width: int, radius: int = RADIUS) -> tuple[slice, s
     """
     reach = radius - 1
     if height <= reach or width <= 2 * reach:
-        raise PairError(
+        raise PairGridError(
             f"expected a grid of at least {reach + 1} x {2 * reach + 1} for pairs within radius {radius}, "
             f"got {height} x {width}: enlarge the images or choose a smaller radius"
         )
@@ -89,7 +89,7 @@ def pair_indices(height: int, width: int, radius: int = RADIUS) -> tuple[Tensor,
 
     Raises
     ------
-    PairError
+    PairGridError
         A grid without a source.
 
     Examples
@@ -116,7 +116,7 @@ def pair_labels(labels: Tensor, radius: int = RADIUS) -> PairLabels:
 
     Raises
     ------
-    PairError
+    PairGridError
         A grid without a source.
     ValueError
         Another shape.

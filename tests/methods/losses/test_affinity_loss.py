@@ -9,7 +9,7 @@ from torch import Tensor
 
 from methods.losses.affinity_loss import AffinityLosses, affinity_loss, pair_affinities
 from methods.refinement.random_walk import path_affinities, paths
-from methods.training.affinity_labels import PairError, PairLabels, pair_labels, source_grid, ways
+from methods.training.affinity_labels import PairGridError, PairLabels, pair_labels, source_grid, ways
 
 Golden = Callable[[str], dict[str, Any]]
 
@@ -104,5 +104,5 @@ class TestPairAffinities:
             pair_affinities(torch.zeros(1, 2, 6, 9), 3)
 
     def test_refuses_small_grids(self) -> None:
-        with pytest.raises(PairError, match="at least 10 x 19"):
+        with pytest.raises(PairGridError, match="at least 10 x 19"):
             pair_affinities(torch.zeros(1, 1, 6, 9))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods.training.affinity_labels import (
-    PairError,
+    PairGridError,
     join_labels,
     label_maps,
     pair_indices,
@@ -89,7 +89,7 @@ class TestPairIndices:
 
     @pytest.mark.parametrize(("height", "width"), [(2, 9), (9, 4)])
     def test_refuses_small_grids(self, height: int, width: int) -> None:
-        with pytest.raises(PairError, match=f"at least 3 x 5 for pairs within radius 3, got {height} x {width}"):
+        with pytest.raises(PairGridError, match=f"at least 3 x 5 for pairs within radius 3, got {height} x {width}"):
             source_grid(height, width, 3)
 
     def test_refuses_no_radius(self) -> None:
