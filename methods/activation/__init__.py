@@ -26,6 +26,13 @@ from methods.activation.halving import OneRowMemoryError
 from methods.activation.is_cam import is_cam
 from methods.activation.layer_cam import layer_cam
 from methods.activation.layer_maps import GradientMethod
+from methods.activation.multi_scale import (
+    Decoded,
+    MultiScaleMaps,
+    divided_by_maximum,
+    multi_scale,
+    multi_scale_decode,
+)
 from methods.activation.record import Record, record
 from methods.activation.score_cam import score_cam
 from methods.activation.smooth_grad_cam_plus_plus import smooth_grad_cam_plus_plus, smooth_noises
@@ -35,12 +42,14 @@ from methods.activation.truncate import truncate
 from methods.activation.xgrad_cam import xgrad_cam
 
 __all__ = [
+    "Decoded",
     "FullGradients",
     "GradientMethod",
     "GradientReachError",
     "LayerCallError",
     "LayerOutputError",
     "LogitsError",
+    "MultiScaleMaps",
     "OneRowMemoryError",
     "OverwrittenLayerError",
     "PairError",
@@ -50,6 +59,7 @@ __all__ = [
     "UnknownLayerError",
     "ablation_cam",
     "class_activation_map",
+    "divided_by_maximum",
     "enlarge",
     "full_grad",
     "full_gradients",
@@ -60,6 +70,8 @@ __all__ = [
     "layer_cam",
     "map_flags",
     "min_max",
+    "multi_scale",
+    "multi_scale_decode",
     "record",
     "score_cam",
     "smooth_grad_cam_plus_plus",

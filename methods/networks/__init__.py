@@ -4,6 +4,7 @@ A file or a download is somebody else's: weights come in as state dicts. Only to
 only when its weights are asked for by name. Training lives elsewhere.
 """
 
+from methods.networks.affinity_net import AffinityNet
 from methods.networks.backbones import BackboneError
 from methods.networks.classifiers import build_classifier
 from methods.networks.decoder import Decoder, DecoderHead
@@ -20,6 +21,7 @@ from methods.networks.weights import WeightsError, load_backbone, load_classifie
 
 __all__ = [
     "MINI",
+    "AffinityNet",
     "BackboneError",
     "ClassifierNetwork",
     "Decoder",
