@@ -60,7 +60,7 @@ def write_attention(folder: Path, index: ImageIndex, maps: Mapping[int, Tensor],
         for row in index.working_rows(shard):
             for head, one in enumerate(maps[row], MEAN):
                 place = shard.number * made.spec(ATTENTION).shard_rows + len(facts)
-                span = {"minimum": float(one.min()), "maximum": 1.0, "flag": "ok"}
+                span = {"minimum": float(one.min()), "maximum": 1.0, "flag": ""}
                 facts.append({"row": row, "image_id": index.ids[row], "head": head, "place": place, **span})
                 stored.append(one)
         arrays = {ATTENTION: (shard.number, torch.stack(stored).to(torch.float16).numpy())}
