@@ -88,7 +88,7 @@ def pair_affinities(edges: Tensor, radius: int = RADIUS) -> Tensor:
     -------
     Tensor
         ``[B, O, n]``, as :func:`~methods.training.affinity_labels.pair_labels` orders pairs. Its gradient reaches the
-        strongest pixel of each way, one of them where several are as strong.
+        strongest pixel of each way, one of them where several are as strong. Edges that are NaN win.
 
     Raises
     ------
@@ -106,14 +106,29 @@ def pair_affinities(edges: Tensor, radius: int = RADIUS) -> Tensor:
         raise ValueError(f"expected edges [B, 1, h, w], got shape {tuple(edges.shape)}")
     height, width = edges.shape[2:]
     rows, columns = source_grid(height, width, radius)
-    found = [edges.new_ones(len(edges), 0, (rows.stop - rows.start) * (columns.stop - columns.start))]
-    for way in ways(radius):
-        # max remembers one index a pair; a chain of maximum would keep every value on the way for the backward pass.
-        places = torch.stack(
-            [edges[:, 0, rows.start + y : rows.stop + y, columns.start + x : columns.stop + x] for y, x in way.places]
-        )
-        found.append(1 - places.max(dim=0).values.flatten(1)[:, None])
-    return torch.cat(found, dim=1)
+    # The ranks of an image's pixels are compared instead of their values, outside of the graph: the backward pass is
+    # one scatter then, where a maximum over the places of every way would keep and revisit them all.
+    values, order = edges.flatten(1).sort(dim=1, stable=True)
+    ranks = order.argsort(dim=1).to(torch.int32).view(len(edges), height, width)
+    highest = _highest_ranks(ranks, rows, columns, radius)
+    return 1 - values.gather(1, highest.flatten(1).long()).view(highest.flatten(2).shape)
+
+
+def _highest_ranks(ranks: Tensor, rows: slice, columns: slice, radius: int) -> Tensor:
+    """Highest rank on each way of each source, ``[B, O, rows, columns]``."""
+    count, width = rows.stop - rows.start, columns.stop - columns.start
+    # A way has one run of neighbours in each of its rows: highest ranks of runs by length, from their first pixel.
+    runs = [ranks]
+    for length in range(2, 2 * radius):
+        runs.append(torch.maximum(runs[-1][..., :-1], ranks[..., length - 1 :]))
+    every = ways(radius)
+    highest = ranks.new_zeros(len(ranks), len(every), count, width)
+    for way, found in zip(every, highest.unbind(1), strict=True):
+        for y in range(way.end[0] + 1):
+            run = [x for row, x in way.places if row == y]
+            left = columns.start + min(run)
+            torch.maximum(found, runs[len(run) - 1][:, y : y + count, left : left + width], out=found)
+    return highest
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:

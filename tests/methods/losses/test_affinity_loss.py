@@ -99,6 +99,22 @@ class TestPairAffinities:
         for path, expected in zip(paths(radius), path_affinities(edges[0, 0], radius), strict=True):
             assert torch.equal(found[path.end], expected[rows, columns].flatten())
 
+    def test_gradient_reaches_the_strongest_pixel(self) -> None:
+        edges = torch.tensor([[[[0.1, 0.2, 0.3], [0.4, 0.9, 0.5]]]], requires_grad=True)
+        affinities = pair_affinities(edges, 2)
+        (gradient,) = torch.autograd.grad(affinities.sum(), edges)
+        torch.testing.assert_close(affinities.detach().flatten(), torch.tensor([0.7, 0.1, 0.1, 0.1]))
+        assert gradient.tolist() == [[[[0, 0, -1], [0, -3, 0]]]]
+
+    def test_nan_is_not_lost(self) -> None:
+        edges = torch.rand(1, 1, 6, 9)
+        edges[0, 0, 2, 4] = float("nan")
+        assert pair_affinities(edges, 3).isnan().any()
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_keeps_the_dtype(self, dtype: torch.dtype) -> None:
+        assert pair_affinities(random(0)[0].to(dtype), 3).dtype == dtype
+
     def test_refuses_other_shapes(self) -> None:
         with pytest.raises(ValueError, match=r"\[B, 1, h, w\], got shape \(1, 2, 6, 9\)"):
             pair_affinities(torch.zeros(1, 2, 6, 9), 3)
