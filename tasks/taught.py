@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from methods.activation import enlarge, min_max
-from storage.index import ImageIndex
+from storage.index import ImageIndex, read_index
+from storage.labels import index_of
 from storage.stages import FACTS, StageFolder
+from storage.workspace import Workspace
 from tasks.attend import ATTENTION, AttentionPlaces
 from tasks.augment import draw_views
 from tasks.engine import Batch, Batches, share, step_seed
@@ -61,11 +63,17 @@ def check_teacher(folder: StageFolder, index: ImageIndex, index_stage: str, wher
             f"{where}: expected maps of the classes {', '.join(index.classes)} in {folder.name}, saw "
             f"{', '.join(manifest['classes'])}" + (f"; {', '.join(absent)} are missing" if absent else "")
         )
-    if manifest["index_stage"] != index_stage:
+    if manifest["index_stage"] != index_stage and not _same_rows(folder, index):
         raise TeacherError(
             f"{where}: expected maps made for {index_stage}, {folder.name} was made for {manifest['index_stage']}: "
             "its rows are those of other images"
         )
+
+
+def _same_rows(folder: StageFolder, index: ImageIndex) -> bool:
+    """Whether a store was made when the data set was staged in another way (with other masks) but with this index."""
+    path = index_of(Workspace(folder.folder.parents[1]), folder)
+    return path.exists() and read_index(path).key == index.key
 
 
 class MapTeacher:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from methods.activation import enlarge, min_max
+from storage.files import write_bytes_atomic
 from storage.index import ImageIndex
 from storage.stages import StageFolder
 from tasks.engine import Batch
@@ -55,6 +56,21 @@ class TestCheckTeacher:
         made = write_proposal(tmp_path / "propose-1", index, maps, 2)
         with pytest.raises(TeacherError, match=rf"train: x: expected maps made for stage-b, propose-1 was .* {STAGED}"):
             check_teacher(made, index, "stage-b", "train: x")
+
+    def test_accepts_the_same_images_staged_in_another_way(self, index: ImageIndex, maps: Any, tmp_path: Path) -> None:
+        # With other masks, say: the maps are kept under a key that does not look at them.
+        made = write_proposal(tmp_path / "stages/propose-1", index, maps, 2)
+        write_bytes_atomic(tmp_path / "stages" / STAGED / "images.parquet", index.to_bytes())
+        check_teacher(made, index, "stage-b", "train: x")
+
+    def test_refuses_other_images_of_the_same_classes(
+        self, index_of_labels: Callable[..., ImageIndex], index: ImageIndex, maps: Any, tmp_path: Path
+    ) -> None:
+        made = write_proposal(tmp_path / "stages/propose-1", index, maps, 2)
+        write_bytes_atomic(tmp_path / "stages" / STAGED / "images.parquet", index.to_bytes())
+        other = index_of_labels([*LABELS[1:], ["cat"]])
+        with pytest.raises(TeacherError, match="its rows are those of other images"):
+            check_teacher(made, other, "stage-b", "train: x")
 
     def test_refuses_missing_classes(
         self, index_of_labels: Callable[..., ImageIndex], index: ImageIndex, tmp_path: Path
