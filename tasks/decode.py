@@ -72,6 +72,9 @@ class DecoderLearner(Learner):
 
     def terms(self, logits: Tensor, images: Tensor, tensors: dict[str, Tensor], moment: Moment) -> Terms:
         """Losses of logits ``[B, 2, H, W]``."""
+        if not torch.isfinite(logits).all():
+            # Not finite either: the engine then names the step and the images, where a loss would refuse its input.
+            return {"logits": logits.sum()}
         generator = torch.Generator().manual_seed(seed_of(self.decoder.optimise.seed, moment))
         terms = {"seeds": self.decoder.seeds.weight * partial_cross_entropy(logits, self._seeds(tensors, generator))}
         crf, size = self.decoder.crf, self.decoder.size

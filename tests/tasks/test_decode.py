@@ -120,6 +120,16 @@ class TestTerms:
         terms = learner(dips(**OFF), classifier)(tensors, START)
         assert all(torch.isfinite(one) for one in terms.values())
 
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_logits_that_are_not_finite_are_left_to_the_engine(
+        self, classifier: ClassifierNetwork, tensors: dict[str, Tensor], value: float
+    ) -> None:
+        # It names the step and the images; a loss that refuses its input would not.
+        made, logits = learner(dips(), classifier), torch.zeros(3, 2, SIDE, SIDE)
+        logits[1, 0, 3, 3] = value
+        terms = made.terms(logits, made.input(tensors), tensors, START)
+        assert not torch.isfinite(torch.stack(list(terms.values())).sum())
+
     @pytest.mark.parametrize("make", [fcam, dips])
     def test_same_moment_same_terms(self, classifier: ClassifierNetwork, tensors: dict[str, Tensor], make: Any) -> None:
         made = learner(make(**OFF), classifier)
