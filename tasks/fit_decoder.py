@@ -127,5 +127,6 @@ def _validator(state: State, decoder: Decoder, network: UNet, where: str) -> Val
         state.label_store(state.truth) if state.truth else None,
         BoxStore(state.boxes, state.index) if state.boxes else None,
         select=str(decoder.select),
+        split=decoder.select_split,
         where=where,
     )

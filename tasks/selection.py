@@ -36,8 +36,8 @@ class Validator:
         Rows of the split; those without ground truth are passed over.
     truth, boxes
         Ground truth, what there is of it.
-    where
-        The section of the configuration, for messages.
+    split, where
+        Name of the split and the section of the configuration, for messages.
 
     Raises
     ------
@@ -58,6 +58,7 @@ class Validator:
         boxes: BoxStore | None,
         *,
         select: str,
+        split: str,
         where: str,
     ) -> None:
         self.network, self.source, self.normalise = network, source, normalise
@@ -73,7 +74,8 @@ class Validator:
         if not self.rows:
             kind = "boxes" if select == "max_box_acc" else "masks"
             raise SelectionError(
-                f"{where}: select: {select}: expected ground truth {kind} in the split, saw none; leave select out"
+                f"{where}: select: {select}: expected ground truth {kind} in the split {split!r}, saw none; name "
+                "another select_split or leave select out"
             )
         self.sizes = source.index.sizes
 

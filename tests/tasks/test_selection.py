@@ -59,7 +59,7 @@ def make(pictures: Pictures) -> Callable[..., Validator]:
         select: str, network: Network, truth: Truths | None = None, boxes: Truths | None = None, **options: Any
     ) -> Validator:
         source = ImageSource(pictures.root, pictures.index, 10**6)
-        settings = {"select": select, "where": "train: x", **options}
+        settings = {"select": select, "split": "val", "where": "train: x", **options}
         labels, stored = cast("LabelStore | None", truth), cast("BoxStore | None", boxes)
         rows, device = [1, 2, 3, 4, 5], torch.device("cpu")
         return Validator(cast("UNet", network), source, Normalise(), SIDE, device, 2, rows, labels, stored, **settings)
@@ -119,7 +119,7 @@ class TestRefusals:
         ("select", "kind"), [("px_ap", "masks"), ("fg_iou_pooled", "masks"), ("max_box_acc", "boxes")]
     )
     def test_refuses_a_split_without_ground_truth(self, make: Callable[..., Validator], select: str, kind: str) -> None:
-        said = rf"train: x: select: {select}: expected ground truth {kind} in the split, saw none; leave select out"
+        said = rf"train: x: select: {select}: expected ground truth {kind} in the split 'val', saw none; name another"
         for truth in (None, Truths([0, 6])):
             with pytest.raises(SelectionError, match=said):
                 make(select, Network(0.5), truth, truth)
