@@ -48,8 +48,11 @@ def fit_decoder(
         Nothing to learn from: maps of another data set, or no image of the splits has one.
     TrainingError
         A loss that is not finite.
+    ValueError
+        Images smaller than what is cut out of them.
     """
     where = f"train: {decoder.title}"
+    resize = _resize(decoder, state.run.config.classifier.input_size, where)
     teacher = _teacher(state, decoder, taught_by, where)
     classifier = own_classifier(state)
     network = new_decoder(decoder, classifier).to(state.device)
@@ -69,7 +72,7 @@ def fit_decoder(
         state.source(),
         teacher,
         batch_size=settings.batch_size,
-        resize=decoder.resize or round(config.input_size * 8 / 7),
+        resize=resize,
         size=config.input_size,
         flip=decoder.flip,
         seed=settings.seed,
@@ -86,6 +89,13 @@ def fit_decoder(
     )
     history = engine.fit(batches, checkpoint, progress)
     return Trained(dict(trained_parts(network).state_dict()), history)
+
+
+def _resize(decoder: Decoder, size: int, where: str) -> int:
+    resize = decoder.resize or round(size * 8 / 7)
+    if resize < size:
+        raise ValueError(f"{where}: resize: expected at least classifier.input_size, {size}, saw {resize}")
+    return resize
 
 
 def own_classifier(state: State) -> ClassifierNetwork:

@@ -276,6 +276,12 @@ class TestBadInput:
         assert "select" in done.err
         assert "nowhere" in done.err
 
+    def test_images_smaller_than_the_crop(self, decode: Callable[..., tuple[Running, Path]]) -> None:
+        done, workspace = decode({**FCAM, "resize": 32})
+        assert done.status == 1
+        assert "train: fcam-grad_cam-S5: resize: expected at least classifier.input_size, 64, saw 32" in done.err
+        assert not models(workspace, "decoder")
+
     def test_select_keeps_the_best_epoch(self, decode: Callable[..., tuple[Running, Path]]) -> None:
         done, workspace = decode({**FCAM, "select": "px_ap"})
         assert done.status == 0, done.err
