@@ -6,6 +6,7 @@ only when its weights are asked for by name. Training lives elsewhere.
 
 from methods.networks.affinity_net import AffinityNet
 from methods.networks.backbones import BackboneError
+from methods.networks.class_maps import ClassMapError, class_maps
 from methods.networks.classifiers import build_classifier
 from methods.networks.decoder import Decoder, DecoderHead
 from methods.networks.decoder_network import DecoderNetwork, UNet
@@ -23,6 +24,7 @@ __all__ = [
     "MINI",
     "AffinityNet",
     "BackboneError",
+    "ClassMapError",
     "ClassifierNetwork",
     "Decoder",
     "DecoderHead",
@@ -38,6 +40,7 @@ __all__ = [
     "build_classifier",
     "build_vgg16_wsol",
     "build_vit",
+    "class_maps",
     "encoder_layers",
     "fold_batch_norms",
     "hasten_pointwise",
