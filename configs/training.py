@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.dataset import Section
 
@@ -38,6 +38,25 @@ class Optimisation(Section):
     seed: int = Field(default=0, ge=0)
 
 
+class Puzzle(Section):
+    """Puzzle-CAM: an image whole and in pieces is to have the same classes, at the same places."""
+
+    pieces: int = Field(default=2, ge=2, le=16)
+    """Pieces a side; has to divide the classifier's ``input_size``."""
+    alpha: float = Field(default=4.0, ge=0)
+    """Weight of the reconstruction, the distance between the maps of the whole image and of its pieces."""
+    rise: float = Field(default=0.5, ge=0, le=1)
+    """Share of the training in which alpha rises from zero."""
+    level: Literal["feature", "cam"] = "feature"
+    """Compare class maps as they are, as published, or as activation maps in 0..1."""
+    distance: Literal["l1", "l2"] = "l1"
+    region: Literal["masking", "selection", "none"] = "masking"
+    """Compare the maps of an image's own classes (``masking``: the mean counts the others as zero; ``selection``: the
+    mean over its own), or all."""
+    entropy: float = Field(default=0.0, ge=0)
+    """Weight of the entropy of each piece's classes; 0 as published."""
+
+
 class Training(Optimisation):
     """Settings of the classifier's training."""
 
@@ -45,4 +64,20 @@ class Training(Optimisation):
     """Random flips and a random crop; has no effect on a frozen backbone, whose features are computed once."""
     vertical_flip: bool = False
     balance: bool = True
-    """Weigh classes against their frequency."""
+    """Weigh classes against their frequency; has no effect on ``puzzle``, whose losses weigh all alike."""
+    puzzle: Puzzle | None = None
+    """Train by Puzzle-CAM; none: by the classification loss alone."""
+    groups: bool = False
+    """Learning rates as IRN and Puzzle-CAM: biases twice that of weights and without decay, the head ten times that of
+    the backbone."""
+    compat: bool = False
+    """Repeat the published accident of Puzzle-CAM and IRN: ``sgd`` whose momentum is the weight decay."""
+
+    @model_validator(mode="after")
+    def _accident_of_sgd(self) -> "Training":
+        if self.compat and (self.optimiser != "sgd" or self.weight_decay >= 1):
+            raise ValueError(
+                "compat: expected optimiser sgd and a weight_decay below 1, which becomes the momentum, saw "
+                f"{self.optimiser} and {self.weight_decay:g}"
+            )
+        return self
