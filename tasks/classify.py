@@ -1,6 +1,7 @@
 """Training the image classifier from image-level labels, an epoch at a time, resumable after every epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tasks.engine import Batch, Batches, Engine, Learner, Moment, Progress, Term
 from tasks.images import ImageSource, to_input
 from tasks.network import new_network
 from tasks.processes import Trained
+from tasks.puzzle import PuzzleLearner, recipe_groups
 from tasks.state import State
 
 MARGIN = 1.125
@@ -52,11 +54,24 @@ class ClassifierLearner(Learner):
         Which loss.
     balance
         Class weights, or none.
+    settings
+        Say how fast its parts learn; none: all alike.
+    new
+        Names of its modules that have not been trained before, for that.
     """
 
-    def __init__(self, module: nn.Module, *, multi_label: bool, balance: Tensor | None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        multi_label: bool,
+        balance: Tensor | None,
+        settings: Training | None = None,
+        new: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.module, self.multi_label, self.balance = module, multi_label, balance
+        self.settings, self.new = settings or Training(), new
 
     @property
     def trained(self) -> nn.Module:
@@ -68,6 +83,10 @@ class ClassifierLearner(Learner):
         logits = self.module(tensors["images"]).float()
         loss = classification_loss(logits, tensors["targets"], multi_label=self.multi_label, weights=self.balance)
         return {"classification": loss}
+
+    def groups(self) -> list[dict[str, Any]]:
+        """As :func:`tasks.puzzle.recipe_groups` has it."""
+        return recipe_groups(self.module, self.new, self.settings)
 
 
 def image_batches(
@@ -145,15 +164,20 @@ def fit_classifier(
     balance = class_balance(targets, multi_label=multi_label).to(device) if config.train.balance else None
     network.model.to(device)
     batches: Batches
-    if features is None:
-        module, path = network.model, checkpoint
-        batches = image_batches(source, config, rows, targets, device)
-    else:
+    learner: Learner
+    learns = partial(ClassifierLearner, multi_label=multi_label, balance=balance, settings=config.train)
+    if features is not None:
         # Features are at hand and the problem is convex: done before a checkpoint would pay.
         module, path = network.model.get_submodule(network.head), None
         start_from_zero(module)
         batches = feature_batches(features, targets, config.train, rows)
-    learner = ClassifierLearner(module, multi_label=multi_label, balance=balance)
+        learner = learns(module, new=[""])
+    else:
+        path = checkpoint
+        batches = image_batches(source, config, rows, targets, device)
+        learner = learns(network.model, new=[network.head])
+        if config.train.puzzle is not None:
+            learner = PuzzleLearner(network, config.train, config.input_size)
     engine = Engine(learner, config.train, device, where="classifier.train", ids=index.ids)
     history = engine.fit(batches, path, progress)
     if not multi_label:
