@@ -9,6 +9,7 @@ from configs.dataset import Section
 Stage = Annotated[str, Field(min_length=1)]
 Layers = Annotated[list[Stage], Field(min_length=1)]
 Percentile = Annotated[int, Field(ge=0, le=99)]
+Scale = Annotated[float, Field(gt=0, le=4)]
 Population = Literal["channel", "layer"]
 Fusion = Literal["sum", "mean_norm", "max_tanh"]
 GradientMethod = Literal["grad_cam", "grad_cam_plus_plus", "layer_cam", "xgrad_cam"]
@@ -70,6 +71,32 @@ class ClassMapProposal(_Proposal):
 
     def _built(self) -> str:
         return "cam-rectified" if self.rectify else "cam"
+
+
+class MultiScaleProposal(_Proposal):
+    """CAM summed over sizes and mirror images, at a quarter of the network's input: how Puzzle-CAM makes its maps.
+
+    Needs a head as CAM does; costs one pass per scale and view, whatever the number of classes.
+    """
+
+    method: Literal["multi_scale_cam"]
+    scales: list[Scale] = Field(default=[0.5, 1.0, 1.5, 2.0], min_length=1)
+    """Sizes relative to ``classifier.input_size``."""
+    flip: bool = True
+    """Add the maps of the mirror images."""
+    rectify: bool = True
+    """Set negative values of every view to zero before summing, as published."""
+
+    def _built(self) -> str:
+        return "multi_scale_cam" if self.rectify else "multi_scale_cam-signed"
+
+    @field_validator("scales")
+    @classmethod
+    def _different(cls, scales: list[float]) -> list[float]:
+        twice = sorted({f"{one:g}" for one in scales if scales.count(one) > 1})
+        if twice:
+            raise ValueError(f"expected different scales, seen twice: {', '.join(twice)}")
+        return scales
 
 
 class FullGradProposal(_Proposal):
@@ -138,7 +165,13 @@ class AttentionProposal(_Proposal):
 
 
 ClassProposal = (
-    GradientProposal | ClassMapProposal | FullGradProposal | SmoothProposal | PerturbationProposal | SampledProposal
+    GradientProposal
+    | ClassMapProposal
+    | MultiScaleProposal
+    | FullGradProposal
+    | SmoothProposal
+    | PerturbationProposal
+    | SampledProposal
 )
 """Made from the classifier."""
 Proposal = Annotated[ClassProposal | AttentionProposal, Field(discriminator="method")]

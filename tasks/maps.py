@@ -11,6 +11,7 @@ from configs.proposals import (
     ClassProposal,
     FullGradProposal,
     GradientProposal,
+    MultiScaleProposal,
     PerturbationProposal,
     SampledProposal,
     SmoothProposal,
@@ -23,6 +24,7 @@ from methods.activation import (
     full_grad,
     fuse,
     is_cam,
+    multi_scale,
     record,
     score_cam,
     smooth_grad_cam_plus_plus,
@@ -30,9 +32,10 @@ from methods.activation import (
     soft_maps,
     ss_cam,
 )
-from methods.networks import ClassifierNetwork, pooled_features, resolve_layers
+from methods.networks import ClassifierNetwork, ClassMapError, class_maps, resolve_layers
 
 LAST_STAGE = "S5"
+COARSE = 4
 Own = FullGradProposal | SmoothProposal | PerturbationProposal | SampledProposal
 
 
@@ -40,11 +43,16 @@ def layers_of(network: ClassifierNetwork, proposal: ClassProposal) -> list[str]:
     """Module names of the layers that a proposal looks at; none where it looks at all of them."""
     if isinstance(proposal, FullGradProposal):
         return []
-    return resolve_layers(network, [LAST_STAGE] if isinstance(proposal, ClassMapProposal) else proposal.layers)
+    if isinstance(proposal, ClassMapProposal | MultiScaleProposal):
+        return resolve_layers(network, [LAST_STAGE])
+    return resolve_layers(network, proposal.layers)
 
 
 def map_grid(network: ClassifierNetwork, proposal: ClassProposal, images: Tensor) -> tuple[int, int]:
     """Size of a proposal's maps for images like these: that of its largest layer, or the image's own.
+
+    Maps of several scales have a quarter of the image's sides, rounded up, as published: the grid of boundaries and of
+    random walks.
 
     Raises
     ------
@@ -54,22 +62,22 @@ def map_grid(network: ClassifierNetwork, proposal: ClassProposal, images: Tensor
     layers = layers_of(network, proposal)
     if not layers:
         return images.shape[2], images.shape[3]
+    if isinstance(proposal, ClassMapProposal | MultiScaleProposal):
+        _require_pooled_head(network, images[:1], proposal)
+    if isinstance(proposal, MultiScaleProposal):
+        return -(-images.shape[2] // COARSE), -(-images.shape[3] // COARSE)
     pairs = torch.tensor([[0, 0]])
     seen = record(network.model, images[:1], pairs, layers, allow_zero_gradients=True).activations
-    if isinstance(proposal, ClassMapProposal):
-        _require_pooled_head(network, images[:1], seen[layers[0]])
     height, width = max((tuple(a.shape[-2:]) for a in seen.values()), key=lambda size: size[0] * size[1])
     return height, width
 
 
-def _require_pooled_head(network: ClassifierNetwork, images: Tensor, last: Tensor) -> None:
-    pooled, mean = pooled_features(network, images).float(), last.float().mean((2, 3))
-    scale = mean.abs().max().clamp(min=1e-6)
-    if pooled.shape != mean.shape or float((pooled - mean).abs().max() / scale) > 0.02:
-        raise ValueError(
-            f"proposals: cam: expected a linear head right on the average of {LAST_STAGE}, {network.backbone} computes "
-            "more in between: use grad_cam, or vgg16, resnet50 … with head: gap"
-        )
+def _require_pooled_head(network: ClassifierNetwork, images: Tensor, proposal: ClassProposal) -> None:
+    try:
+        with torch.no_grad():
+            class_maps(network, images)
+    except ClassMapError as error:
+        raise ValueError(f"proposals: {proposal.method}: {error}, or grad_cam") from error
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,8 @@ class MapMaker:
                     maps.append(made[one.title])
                 case ClassMapProposal():
                     maps.append(self._class_maps(one, seen))
+                case MultiScaleProposal():
+                    maps.append(self._multi_scale(one, images, pairs))
                 case _:
                     maps.append(self._own(one, images, pairs))
         return seen, [one.to(torch.float32) for one in maps]
@@ -126,6 +136,26 @@ class MapMaker:
         activations, _ = seen.paired(layers_of(self.network, one)[0])
         weights = head.weight.detach()[seen.pairs[:, 1].to(head.weight.device)]
         return class_activation_map(activations, weights, rectify=one.rectify)
+
+    def _multi_scale(self, one: MultiScaleProposal, images: Tensor, pairs: Tensor) -> Tensor:
+        rows, classes = pairs.to(images.device).unbind(dim=1)
+        places = (rows[:, None] == rows).tril(-1).sum(dim=1)
+        # An image's own classes first, then any: maps of all are too many where there are a thousand.
+        wanted = classes.new_zeros(len(images), int(places.max()) + 1).index_put((rows, places), classes)
+
+        def views(scaled: Tensor) -> Tensor:
+            with torch.no_grad():
+                maps = class_maps(self.network, scaled.to(images.dtype))[0].float()
+            own = wanted.repeat(len(scaled) // len(images), 1)[:, :, None, None]
+            maps = maps.gather(1, own.expand(-1, -1, *maps.shape[2:]))
+            return maps if one.rectify else torch.cat([maps, -maps], dim=1)
+
+        found = multi_scale(images.float(), views, scales=one.scales, flip=one.flip).coarse
+        if not one.rectify:
+            # Sums are of positive values only: what is negative was summed apart.
+            positive, negative = found.chunk(2, dim=1)
+            found = positive - negative
+        return found[rows, places]
 
     def _own(self, one: Own, images: Tensor, pairs: Tensor) -> Tensor:
         if isinstance(one, FullGradProposal):
