@@ -7,11 +7,20 @@ from pydantic import Field, model_validator
 from configs.dataset import Dataset, Location, Names, Section
 from configs.decoders import Decoder, DipsDecoder, FcamDecoder
 from configs.normalise import Normalise
-from configs.proposals import AttentionProposal, ClassProposal, GradientProposal, Proposal, Sweep
+from configs.proposals import (
+    AttentionProposal,
+    ClassProposal,
+    GradientProposal,
+    MultiScaleProposal,
+    Proposal,
+    Sweep,
+)
 from configs.refine import OtsuStep, Step, check_order
 from configs.training import Training
 from configs.transformer import Transformer
 
+SMALLEST_VIEW = 32
+"""Sides of the smallest images that five halvings leave something of."""
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -30,13 +39,33 @@ class Classifier(Section):
     frozen: bool = False
     """Train only the linear head, on features computed once."""
     loss: Literal["auto", "cross_entropy", "soft_margin"] = "auto"
-    """``auto``: cross entropy if there are two classes or more and every image has exactly one, else soft margin."""
+    """``auto``: cross entropy if there are two classes or more and every image has exactly one, else soft margin; with
+    ``train.puzzle`` always soft margin."""
     input_size: int = Field(default=224, ge=32, le=2048)
     normalise: Normalise = Normalise()
     train: Training = Training()
     train_split: Names = Field(default=["train"])
     batch_size: int = Field(default=32, ge=1)
     """Images per forward pass outside of training."""
+
+    @model_validator(mode="after")
+    def _what_puzzle_needs(self) -> "Classifier":
+        puzzle = self.train.puzzle
+        if puzzle is None:
+            return self
+        if self.frozen:
+            raise ValueError("train.puzzle: expected frozen: false, since it trains the backbone, saw frozen: true")
+        if self.head != "gap":
+            raise ValueError(f"train.puzzle: expected head: gap, whose logits are means of maps, saw head: {self.head}")
+        if self.loss == "cross_entropy":
+            raise ValueError("train.puzzle: expected loss auto or soft_margin, its own, saw cross_entropy")
+        if self.input_size % puzzle.pieces:
+            raise ValueError(
+                f"train.puzzle.pieces: expected a divisor of input_size {self.input_size}, saw {puzzle.pieces}"
+            )
+        # What auto means here, settled before anybody asks how logits become scores. The section is frozen.
+        object.__setattr__(self, "loss", "soft_margin")
+        return self
 
 
 class Evaluate(Section):
@@ -145,6 +174,17 @@ class RunConfig(Section):
             if isinstance(one, FcamDecoder) and one.proposal not in taught:
                 raise ValueError(
                     f"train: {one.title}: proposal: expected one of {', '.join(taught)}, saw {one.proposal!r}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _views_large_enough(self) -> "RunConfig":
+        side = self.classifier.input_size
+        for one in self.class_proposals:
+            if isinstance(one, MultiScaleProposal) and round(side * min(one.scales)) < SMALLEST_VIEW:
+                raise ValueError(
+                    f"proposals: {one.title}: scales: expected images of {SMALLEST_VIEW} pixels a side and more, saw "
+                    f"{min(one.scales):g} of classifier.input_size {side}"
                 )
         return self
 
