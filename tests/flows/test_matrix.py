@@ -19,11 +19,13 @@ from tests.flows.launcher import Launcher
 
 TRAIN, VAL = "00000", "00003"
 COUNTS = Counter(evaluate=2, report=1)
-MASKS = Counter(mask=2) + COUNTS
+JUDGED = Counter(localize=2) + COUNTS
+MASKS = Counter(mask=2) + JUDGED
 MAPS = Counter(propose=2) + MASKS
 NETWORK = Counter(classifier=1) + MAPS
-TRUTH = Counter(stage=1, truth=1, floors=1)
-ONE_MAP = Counter(propose=1, mask=1, evaluate=1, report=1)
+FLOORS = Counter(floors=1, localize=1)
+TRUTH = Counter(stage=1, truth=1) + FLOORS
+ONE_MAP = Counter(propose=1, mask=1, evaluate=1, localize=1, report=1)
 
 
 def touch(root: Path) -> None:
@@ -69,13 +71,13 @@ DATA: list[tuple[str, Callable[[Path], None], "Counter[str]"]] = [
     ("content of a training image", repaint(TRAIN), TRUTH + NETWORK),
     ("label", relabel(VAL), TRUTH + MAPS),
     ("label of a training image", relabel(TRAIN), TRUTH + NETWORK),
-    ("ground truth mask", ignore_corner, TRUTH + COUNTS),
+    ("ground truth mask", ignore_corner, TRUTH + JUDGED),
 ]
 OPTIONS: list[tuple[str, "Counter[str]"]] = [
     ("runtime.workers=1", Counter()),
     ("report.title=Other", Counter(report=1)),
     ("proposals.0.name=mine", Counter(report=1)),
-    ("evaluate.centred_box=0.5", Counter(floors=1, report=1)),
+    ("evaluate.centred_box=0.5", FLOORS + Counter(report=1)),
     ("evaluate.curve=false", COUNTS),
     ("refine=[{step: threshold, value: 0.3}]", MASKS),
     ("proposals.1.truncation=40", ONE_MAP),
