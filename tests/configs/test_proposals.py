@@ -25,6 +25,8 @@ TITLES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"method": "cam"}, "cam"),
     ({"method": "cam", "rectify": True}, "cam-rectified"),
+    ({"method": "multi_scale_cam"}, "multi_scale_cam"),
+    ({"method": "multi_scale_cam", "scales": [1.0, 2.0], "rectify": False}, "multi_scale_cam-signed"),
     ({"method": "full_grad"}, "full_grad"),
     ({"method": "full_grad", "truncation": 20}, "lt_full_grad-d20"),
     ({"method": "smooth_grad_cam_plus_plus", "layers": ["S4", "S5"]}, "smooth_grad_cam_plus_plus-S4+S5"),
@@ -68,6 +70,14 @@ class TestProposals:
             ("{layers: [S5]}", "proposals.0.method: expected a value, saw none"),
             ("{method: cam, layers: [S5]}", "proposals.0.layers: expected no such key"),
             ("{method: cam, truncation: 20}", "proposals.0.truncation: expected no such key, saw 20"),
+            ("{method: multi_scale_cam, scales: []}", "proposals.0.scales: expected at least 1 item"),
+            ("{method: multi_scale_cam, scales: [1.0, 0]}", r"proposals.0.scales.1: expected greater than 0, saw 0"),
+            ("{method: multi_scale_cam, scales: [1.0, 4.5]}", "proposals.0.scales.1: .*saw 4.5"),
+            (
+                "{method: multi_scale_cam, scales: [1.0, 0.5, 1.0]}",
+                "proposals.0.scales: expected different scales, seen twice: 1",
+            ),
+            ("{method: multi_scale_cam, layers: [S5]}", "proposals.0.layers: expected no such key"),
             ("{method: full_grad, layers: [S5]}", "proposals.0.layers: expected no such key"),
             ("{method: score_cam, truncation: 20}", "proposals.0.truncation: expected no such key, saw 20"),
             ("{method: score_cam, samples: 20}", "proposals.0.samples: expected no such key, saw 20"),
@@ -89,6 +99,15 @@ class TestProposals:
     def test_refused_keys_name_file_and_key(self, tmp_path: Path, proposal: str, message: str) -> None:
         found = refused(tmp_path, f"proposals=[{proposal}]")
         assert re.search(rf"run\.yaml: {message}", found), found
+
+    def test_refuses_scales_that_leave_too_little(self, tmp_path: Path) -> None:
+        wish = "proposals=[{method: multi_scale_cam, scales: [1.0, 0.25]}]"
+        found = refused(tmp_path, wish, "classifier.input_size=124")
+        message = (
+            "multi_scale_cam: scales: expected images of 32 pixels a side and more, saw 0.25 of classifier.input_size"
+        )
+        assert f"proposals: {message} 124" in found
+        assert run({"method": "multi_scale_cam", "scales": [0.25]}, classifier={"input_size": 128})
 
     def test_refuses_one_name_twice(self, tmp_path: Path) -> None:
         found = refused(tmp_path, "proposals=[{method: cam}, {method: grad_cam, name: cam}]")

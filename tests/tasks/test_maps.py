@@ -1,13 +1,16 @@
+import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
+from torch.nn import functional as F
 
 from configs.proposals import Proposal
-from methods.activation import fuse, grad_cam, layer_cam, min_max, record, score_cam, truncate
-from methods.networks import ClassifierNetwork, build_classifier
+from methods.activation import fuse, grad_cam, layer_cam, min_max, multi_scale, record, score_cam, truncate
+from methods.networks import ClassifierNetwork, build_classifier, class_maps
 from tasks.images import probe_images
 from tasks.maps import MapMaker, map_grid
 
@@ -18,6 +21,8 @@ EVERY: list[dict[str, Any]] = [
     {"method": "xgrad_cam", "layers": ["S3"], "truncation": 20, "population": "layer"},
     {"method": "layer_cam", "layers": ["S3", "S4", "S5"], "truncation": 0},
     {"method": "cam"},
+    {"method": "multi_scale_cam"},
+    {"method": "multi_scale_cam", "scales": [1.0, 0.5], "flip": False, "rectify": False},
     {"method": "full_grad"},
     {"method": "full_grad", "truncation": 0},
     {"method": "smooth_grad_cam_plus_plus", "layers": ["S4", "S5"], "samples": 2},
@@ -58,7 +63,7 @@ class TestMapMaker:
             assert found.abs().sum() > 0, one.title
 
     def test_equal_to_the_methods_alone(self, network: ClassifierNetwork, images: Tensor) -> None:
-        proposals = [_proposal(EVERY[place]) for place in (0, 3, 8)]
+        proposals = [_proposal(EVERY[place]) for place in (0, 3, 10)]
         _, (plain, layered, masked) = MapMaker(network)(images, PAIRS, proposals)
         stages = [network.stages[stage] for stage in ("S3", "S4", "S5")]
         seen = record(network.model, images, PAIRS, stages)
@@ -72,6 +77,31 @@ class TestMapMaker:
             images, PAIRS, [_proposal({"method": "cam", "rectify": True}), _proposal({"method": "grad_cam"})]
         )
         torch.testing.assert_close(min_max(cam), min_max(grad))
+
+    def test_maps_of_several_scales_are_those_of_the_method(self, network: ClassifierNetwork, images: Tensor) -> None:
+        _, (maps,) = MapMaker(network)(images, PAIRS, [_proposal({"method": "multi_scale_cam"})])
+        expected = multi_scale(images, lambda views: class_maps(network, views)[0]).coarse
+        torch.testing.assert_close(maps, expected[PAIRS[:, 0], PAIRS[:, 1]])
+        assert maps.min() >= 0
+
+    def test_one_scale_alone_is_the_class_map(self, network: ClassifierNetwork, images: Tensor) -> None:
+        one = {"method": "multi_scale_cam", "scales": [1.0], "flip": False, "rectify": False}
+        _, (maps, plain) = MapMaker(network)(images, PAIRS, [_proposal(one), _proposal({"method": "cam"})])
+        expected = F.interpolate(plain[None], (16, 16), mode="bilinear", align_corners=False)[0]
+        torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
+        assert (maps < 0).any()
+
+    def test_mirror_images_have_mirrored_maps(self, network: ClassifierNetwork, images: Tensor) -> None:
+        proposals = [_proposal({"method": "multi_scale_cam", "scales": [1.0, 1.5]})]
+        straight, mirrored = (MapMaker(network)(one, PAIRS, proposals)[1][0] for one in (images, images.flip(3)))
+        torch.testing.assert_close(straight, mirrored.flip(2), rtol=1e-4, atol=1e-5)
+
+    def test_several_scales_in_half_precision(self, network: ClassifierNetwork, images: Tensor) -> None:
+        proposals = [_proposal({"method": "multi_scale_cam"})]
+        half = replace(network, model=copy.deepcopy(network.model).to(torch.bfloat16))
+        _, (exact,) = MapMaker(network)(images, PAIRS, proposals)
+        _, (rough,) = MapMaker(half)(images.to(torch.bfloat16), PAIRS, proposals)
+        assert (exact - rough).abs().max() < 0.05 * exact.max()
 
     def test_an_image_alone_gives_the_same(self, network: ClassifierNetwork, images: Tensor) -> None:
         proposals = [_proposal(one) for one in EVERY]
@@ -95,11 +125,17 @@ class TestMapGrid:
             network, _proposal({"method": "grad_cam", "layers": ["S3"]}), images
         )
 
-    def test_class_maps_need_a_head_on_the_average(self, images: Tensor) -> None:
+    def test_several_scales_have_a_quarter_of_the_sides(self, network: ClassifierNetwork) -> None:
+        proposal = _proposal({"method": "multi_scale_cam", "scales": [2.0]})
+        assert map_grid(network, proposal, torch.rand(1, 3, 65, 94)) == (17, 24)
+
+    @pytest.mark.parametrize("method", ["cam", "multi_scale_cam"])
+    def test_class_maps_need_a_head_on_the_average(self, images: Tensor, method: str) -> None:
         native = build_classifier("vgg16", 3, head="native")
         native.model.eval()
-        with pytest.raises(ValueError, match=r"expected a linear head right on the average of S5, vgg16"):
-            map_grid(native, _proposal({"method": "cam"}), images)
+        message = rf"proposals: {method}: expected a linear head right on the average of S5, vgg16"
+        with pytest.raises(ValueError, match=message):
+            map_grid(native, _proposal({"method": method}), images)
 
     def test_unknown_layer(self, network: ClassifierNetwork, images: Tensor) -> None:
         with pytest.raises(ValueError, match="S9"):
