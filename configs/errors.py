@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-TAGS = ("format", "step", "method")
-"""Keys that tell the members of a union apart (dataset formats, refinement steps, proposals)."""
+TAGS = ("format", "step", "method", "model")
+"""Keys that tell the members of a union apart (dataset formats, refinement steps, proposals, trainings)."""
 
 
 class ConfigError(ValueError):

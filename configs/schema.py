@@ -178,6 +178,16 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _room_for_crops(self) -> "RunConfig":
+        for one in self.train:
+            if one.resize is not None and one.resize < self.classifier.input_size:
+                raise ValueError(
+                    f"train: {one.title}: resize: expected at least classifier.input_size, "
+                    f"{self.classifier.input_size}, saw {one.resize}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _views_large_enough(self) -> "RunConfig":
         side = self.classifier.input_size
         for one in self.class_proposals:

@@ -13,6 +13,7 @@ from storage.samples import Listing
 from storage.staged import STAGE_SHARD, Stamp, listing_digest, read_sources, staged_index, stamp_all, thin
 from storage.stages import StageFolder
 from tasks.context import Run
+from tasks.fit_decoder import check_decoders
 from tasks.stage import INDEX_UNIT, BoxWork, InspectWork, TruthWork, begin_truth, finish_staging
 from tasks.state import State
 from tasks.sweep import check_sweep
@@ -71,3 +72,4 @@ def stage_flow(state: State) -> None:
         work = TruthWork(run, state.truth, state.index, read_sources(folder))
         state.done["truth"] = run_work(work, state.workers, state.shards)
     check_sweep(state)
+    check_decoders(state)

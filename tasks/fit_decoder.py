@@ -4,8 +4,9 @@ import copy
 from dataclasses import replace
 from pathlib import Path
 
+from configs import ConfigError
 from configs.decoders import Decoder, DipsDecoder
-from methods.networks import ClassifierNetwork, UNet
+from methods.networks import ClassifierNetwork, UNet, build_classifier
 from storage import keys
 from storage.boxes import BoxStore
 from storage.models import describe, weights_digest
@@ -52,7 +53,6 @@ def fit_decoder(
         Images smaller than what is cut out of them.
     """
     where = f"train: {decoder.title}"
-    resize = _resize(decoder, state.run.config.classifier.input_size, where)
     teacher = _teacher(state, decoder, taught_by, where)
     classifier = own_classifier(state)
     network = new_decoder(decoder, classifier).to(state.device)
@@ -72,7 +72,7 @@ def fit_decoder(
         state.source(),
         teacher,
         batch_size=settings.batch_size,
-        resize=resize,
+        resize=decoder.resize or round(config.input_size * 8 / 7),
         size=config.input_size,
         flip=decoder.flip,
         seed=settings.seed,
@@ -91,11 +91,34 @@ def fit_decoder(
     return Trained(dict(trained_parts(network).state_dict()), history)
 
 
-def _resize(decoder: Decoder, size: int, where: str) -> int:
-    resize = decoder.resize or round(size * 8 / 7)
-    if resize < size:
-        raise ValueError(f"{where}: resize: expected at least classifier.input_size, {size}, saw {resize}")
-    return resize
+def check_decoders(state: State) -> None:
+    """Refuse decoders that cannot be built, before anything is trained.
+
+    Raises
+    ------
+    ConfigError
+        Unknown layers, networks or splits, another number of widths than of layers, nothing to choose an epoch by.
+    """
+    config = state.run.config
+    if not config.train:
+        return
+    classifier = build_classifier(config.classifier.backbone, len(state.index.classes), head=config.classifier.head)
+    for place, decoder in enumerate(config.train):
+        try:
+            new_decoder(decoder, replace(classifier, model=copy.deepcopy(classifier.model)))
+        except ValueError as error:
+            raise ConfigError(f"train.{place} ({decoder.title}): {error}") from error
+        _check_splits(state, decoder, f"train.{place} ({decoder.title})")
+
+
+def _check_splits(state: State, decoder: Decoder, where: str) -> None:
+    seen = sorted(set(state.index.splits))
+    for key, split in [*(("split", one) for one in decoder.split), ("select_split", decoder.select_split)]:
+        if split not in seen and (key == "split" or decoder.select):
+            raise ConfigError(f"{where}: {key}: expected one of {', '.join(seen)}, saw {split!r}")
+    truth, kind = (state.boxes, "boxes") if decoder.select == "max_box_acc" else (state.truth, "masks")
+    if decoder.select and truth is None:
+        raise ConfigError(f"{where}: select: {decoder.select}: expected ground truth {kind}, the data set has none")
 
 
 def own_classifier(state: State) -> ClassifierNetwork:

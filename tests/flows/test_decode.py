@@ -266,20 +266,37 @@ class TestBadInput:
         done, _ = decode(
             {**FCAM, "select": select}, dataset={name: dataset[name] for name in dataset if name != "mask"}
         )
-        assert done.status == 1
-        assert f"fcam-grad_cam-S5: select: {select}: expected ground truth" in done.err
-        assert "leave select out" in done.err
+        assert done.status == 2
+        assert f"(fcam-grad_cam-S5): select: {select}: expected ground truth" in done.err
 
     def test_select_of_a_split_that_is_not_there(self, decode: Callable[..., tuple[Running, Path]]) -> None:
         done, _ = decode({**FCAM, "select": "px_ap", "select_split": "nowhere"})
-        assert done.status == 1
+        assert done.status == 2
         assert "select" in done.err
         assert "nowhere" in done.err
 
     def test_images_smaller_than_the_crop(self, decode: Callable[..., tuple[Running, Path]]) -> None:
         done, workspace = decode({**FCAM, "resize": 32})
-        assert done.status == 1
+        assert done.status == 2
         assert "train: fcam-grad_cam-S5: resize: expected at least classifier.input_size, 64, saw 32" in done.err
+        assert not models(workspace, "decoder")
+
+    @pytest.mark.parametrize(
+        ("wrong", "told"),
+        [
+            ({"widths": [8, 8]}, "widths"),
+            ({"layers": ["S9"]}, "S9"),
+            ({"split": ["nowhere"]}, "split: expected one of train, val, saw 'nowhere'"),
+            ({"select": "max_box_acc"}, "select: max_box_acc: expected ground truth boxes, the data set has none"),
+        ],
+    )
+    def test_refused_before_anything_is_trained(
+        self, decode: Callable[..., tuple[Running, Path]], wrong: dict[str, Any], told: str
+    ) -> None:
+        done, workspace = decode({**FCAM, **wrong})
+        assert done.status == 2
+        assert "train.0 (fcam-grad_cam-S5)" in done.err
+        assert told in done.err
         assert not models(workspace, "decoder")
 
     def test_select_keeps_the_best_epoch(self, decode: Callable[..., tuple[Running, Path]]) -> None:
