@@ -70,6 +70,8 @@ class RegionWork(FolderWork):
         began = time.monotonic()
         attention = AttentionMaps(self.attended, shard)
         rows = [row for row in self.index.working_rows(self.shards[shard]) if self.index.class_ids[row]]
+        # What is not finite draws no box; its proposal is flagged, and its image set aside there.
+        rows = [row for row in rows if attention.maps(row).isfinite().all()]
         facts: list[dict[str, Any]] = []
         for group, images in self.source.batches(rows, self.classifier.input_size, self.classifier.batch_size):
             facts += self._group(group, images, attention)
