@@ -1,0 +1,71 @@
+"""Schema of RecurSeed in the ``train`` section: class maps and a decoder learn from refined class maps."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.dataset import Section
+from configs.segmentation import Inference, LabelTraining
+from configs.training import Optimisation, Schedule
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class RecurSeedOptimisation(Optimisation):
+    """Puzzle-CAM's: stochastic gradient descent with a polynomial rate."""
+
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(default=0.1, gt=0)
+    schedule: Schedule = "poly"
+
+
+class Mix(Section):
+    """EdgePredictMix: labelled pixels of an image in front of another one, cut out along edges."""
+
+    start: int = Field(default=15, ge=0)
+    """Epoch, from 0, in which mixing begins."""
+    edges: Literal["mask", "image"] = "mask"
+    """Where edges come from: refined probabilities, or the image."""
+
+
+class RecurSeed(LabelTraining):
+    """RecurSeed, single stage: encoder, class maps and a DeepLabv3+ decoder from image-level labels alone."""
+
+    model: Literal["recurseed"]
+    start: int = Field(default=5, ge=0)
+    """Epoch, from 0, in which the refined maps begin to teach; before it only the classes do."""
+    scg: bool = True
+    """Refine the class maps by self-correlation."""
+    pamr: bool = True
+    """Refine them by the image's colours."""
+    foreground: float = Field(default=0.55, ge=0, le=1)
+    """A pixel whose best class is above is certain to be that class."""
+    background: float = Field(default=0.10, ge=0, le=1)
+    """One whose best class is below is certain to be background."""
+    classes: Weight = 1.0
+    reconstruction: Weight = 1.0
+    segmentation: Weight = 1.0
+    """Weights of the losses."""
+    mix: Mix | None = Mix()
+    """None: without mixing."""
+    groups: bool = True
+    """Learning rates as Puzzle-CAM: biases twice that of weights and without decay, new parts ten times that of the
+    encoder."""
+    inference: Inference = Inference(gate="labels", stretch=True)
+    optimise: RecurSeedOptimisation = RecurSeedOptimisation()
+
+    def _built(self) -> str:
+        without = [name for name in ("scg", "pamr") if not getattr(self, name)]
+        return "-".join(["recurseed", *(f"no_{name}" for name in without), *(["epm"] if self.mix else [])])
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "RecurSeed":
+        if self.background >= self.foreground:
+            raise ValueError(f"background: expected less than foreground {self.foreground:g}, saw {self.background:g}")
+        if self.mix is not None and self.mix.start < self.start:
+            raise ValueError(
+                f"mix.start: expected {self.start} or later, where the maps begin to teach, saw {self.mix.start}"
+            )
+        return self
