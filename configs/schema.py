@@ -15,10 +15,13 @@ from configs.proposals import (
     Proposal,
     Sweep,
 )
+from configs.recurseed import RecurSeed
 from configs.refine import OtsuStep, Step, check_order
+from configs.segmentation import GROUND_TRUTH, LabelTraining, Recurse, Segmenter
 from configs.training import Training
 from configs.transformer import Transformer
 
+Trained = Annotated[Decoder | Segmenter | RecurSeed, Field(discriminator="model")]
 SMALLEST_VIEW = 32
 """Sides of the smallest images that five halvings leave something of."""
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -118,8 +121,9 @@ class RunConfig(Section):
     proposals: list[Proposal] = Field(default=[GradientProposal(method="grad_cam")], min_length=1)
     transformer: Transformer | None = None
     sweep: Sweep | None = None
-    train: list[Decoder] = Field(default=[])
+    train: list[Trained] = Field(default=[])
     refine: list[Step] = Field(default=[OtsuStep(step="otsu")], min_length=1)
+    recurse: Recurse | None = None
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
     runtime: Runtime = Runtime()
@@ -140,6 +144,16 @@ class RunConfig(Section):
     def attention_proposals(self) -> list[AttentionProposal]:
         """Those that the transformer makes."""
         return [one for one in self.proposals if isinstance(one, AttentionProposal)]
+
+    @property
+    def decoders(self) -> list[Decoder]:
+        """Trainings whose maps become proposals."""
+        return [one for one in self.train if not isinstance(one, LabelTraining)]
+
+    @property
+    def segmenters(self) -> list[Segmenter | RecurSeed]:
+        """Trainings whose predictions become label sets."""
+        return [one for one in self.train if isinstance(one, LabelTraining)]
 
     @property
     def all_blocks(self) -> bool:
@@ -170,7 +184,7 @@ class RunConfig(Section):
             if name not in known:
                 raise ValueError(f"proposals: {title}: classes: expected one of {', '.join(known)}, saw {name!r}")
         taught = [one.title for one in self.all_proposals]
-        for one in self.train:
+        for one in self.decoders:
             if isinstance(one, FcamDecoder) and one.proposal not in taught:
                 raise ValueError(
                     f"train: {one.title}: proposal: expected one of {', '.join(taught)}, saw {one.proposal!r}"
@@ -178,8 +192,25 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _masks_to_learn_from(self) -> "RunConfig":
+        known = [one.title for one in (*self.all_proposals, *self.decoders)]
+        for one in self.segmenters:
+            if isinstance(one, Segmenter) and one.labels not in (None, GROUND_TRUTH, *known):
+                raise ValueError(
+                    f"train: {one.title}: labels: expected {GROUND_TRUTH} or one of {', '.join(known)}, saw "
+                    f"{one.labels!r}; a network that predicts masks comes before those that learn from them"
+                )
+            known.append(one.title)
+        if self.recurse is not None and self.recurse.train.labels not in (None, *known):
+            raise ValueError(
+                f"recurse: train.labels: expected one of {', '.join(known)}, saw {self.recurse.train.labels!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _room_for_crops(self) -> "RunConfig":
-        for one in self.train:
+        learned = [*self.train, *([self.recurse.train] if self.recurse else [])]
+        for one in learned:
             if one.resize is not None and one.resize < self.classifier.input_size:
                 raise ValueError(
                     f"train: {one.title}: resize: expected at least classifier.input_size, "
@@ -201,6 +232,8 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _unique_titles(self) -> "RunConfig":
         titles = [one.title for one in (*self.all_proposals, *self.train)]
+        if self.recurse is not None:
+            titles += [self.recurse.title(number) for number in range(1, self.recurse.rounds + 1)]
         twice = sorted({title for title in titles if titles.count(title) > 1})
         if twice:
             raise ValueError(f"proposals: expected different names, seen twice: {', '.join(twice)}")

@@ -28,7 +28,7 @@ from tasks.state import State
 def decode_flow(state: State) -> None:
     """Bring every decoder of the run and its maps up to date."""
     done = 0
-    for place, decoder in enumerate(state.run.config.train):
+    for place, decoder in enumerate(state.run.config.decoders):
         done += _boxes(state, decoder)
         folder = name_decoder(state, place)
         if not is_saved(folder):
@@ -86,7 +86,7 @@ def make_decoder(state: State, decoder: Decoder, folder: Path) -> None:
 
 
 def _maps(state: State, place: int) -> int:
-    config, decoder = state.run.config, state.run.config.train[place]
+    config, decoder = state.run.config, state.run.config.decoders[place]
     folder, basis = name_decoded(state, place)
     size = config.classifier.input_size
     begin_decoded(folder, basis, state.index, state.index_stage, size)

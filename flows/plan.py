@@ -93,7 +93,7 @@ def _later(state: State) -> list[str]:
     lines += _attention_lines(state)
     name_proposals(state)
     known = list(state.proposals)
-    for place, decoder in enumerate(state.run.config.train):
+    for place, decoder in enumerate(state.run.config.decoders):
         if isinstance(decoder, DipsDecoder) and state.attended is None:
             lines.append(f"decode     to do ({decoder.title}, after the transformer's attention)")
             continue

@@ -81,7 +81,7 @@ def _proposed(state: State) -> bool:
 
 
 def _decoded(state: State) -> bool:
-    for place in range(len(state.run.config.train)):
+    for place in range(len(state.run.config.decoders)):
         if not is_saved(name_decoder(state, place)):
             return False
         name_decoded(state, place)

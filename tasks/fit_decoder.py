@@ -100,10 +100,10 @@ def check_decoders(state: State) -> None:
         Unknown layers, networks or splits, another number of widths than of layers, nothing to choose an epoch by.
     """
     config = state.run.config
-    if not config.train:
+    if not config.decoders:
         return
     classifier = build_classifier(config.classifier.backbone, len(state.index.classes), head=config.classifier.head)
-    for place, decoder in enumerate(config.train):
+    for place, decoder in enumerate(config.decoders):
         try:
             new_decoder(decoder, replace(classifier, model=copy.deepcopy(classifier.model)))
         except ValueError as error:

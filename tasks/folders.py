@@ -100,7 +100,7 @@ def teacher_of(state: State, decoder: Decoder) -> StageFolder:
 
 def name_decoder(state: State, place: int) -> Path:
     """Name the folder of a decoder's model."""
-    decoder = state.run.config.train[place]
+    decoder = state.run.config.decoders[place]
     truth = state.boxes if decoder.select == "max_box_acc" else state.truth
     teacher, weights = teacher_of(state, decoder), classifier_weights(state)
     name = truth.name if truth else None
@@ -115,7 +115,7 @@ def name_decoder(state: State, place: int) -> Path:
 def name_decoded(state: State, place: int) -> Named:
     """Name the folder of a finished decoder's maps, a proposal like any other from now on."""
     config = state.run.config
-    decoder = config.train[place]
+    decoder = config.decoders[place]
     weights = weights_digest(state.decoders[decoder.title])
     basis = keys.decoded_basis(config, state.index, weights, state.scored)
     folder = stage_of(state, "propose", basis)
