@@ -1,9 +1,10 @@
-"""Schema of decoders in the ``train`` section: full-resolution maps learned from a few sampled pixels."""
+"""Schema of the ``train`` section and its decoders: full-resolution maps learned from a few sampled pixels."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from configs.affinity import Affinity
 from configs.dataset import Names, Section
 from configs.training import Optimisation
 
@@ -152,4 +153,6 @@ class DipsDecoder(_Decoder):
         return f"dips-{self.encoder}"
 
 
-Decoder = Annotated[FcamDecoder | DipsDecoder, Field(discriminator="model")]
+PixelDecoder = FcamDecoder | DipsDecoder
+"""Learns a map from sampled pixels; an affinity network learns edges from pairs of them."""
+Decoder = Annotated[PixelDecoder | Affinity, Field(discriminator="model")]
