@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from configs.affinity import Affinity
 from configs.dataset import Dataset, Location, Names, Section
 from configs.decoders import Decoder, DipsDecoder, FcamDecoder
 from configs.normalise import Normalise
@@ -185,7 +186,7 @@ class RunConfig(Section):
                 raise ValueError(f"proposals: {title}: classes: expected one of {', '.join(known)}, saw {name!r}")
         taught = [one.title for one in self.all_proposals]
         for one in self.decoders:
-            if isinstance(one, FcamDecoder) and one.proposal not in taught:
+            if isinstance(one, FcamDecoder | Affinity) and one.proposal not in taught:
                 raise ValueError(
                     f"train: {one.title}: proposal: expected one of {', '.join(taught)}, saw {one.proposal!r}"
                 )

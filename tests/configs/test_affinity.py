@@ -50,6 +50,12 @@ class TestAffinity:
 
 
 class TestRefusals:
+    @pytest.mark.parametrize("proposal", ["cam", "fcam-grad_cam-S5"])
+    def test_refuses_an_unknown_proposal(self, proposal: str) -> None:
+        train = [{"model": "fcam", "proposal": "grad_cam-S5"}, {**AFFINITY, "proposal": proposal}]
+        with pytest.raises(ValueError, match=f"{proposal}: proposal: expected one of grad_cam-S5, saw '{proposal}'"):
+            run(*train)
+
     def test_refuses_bounds_out_of_order(self) -> None:
         with pytest.raises(ValueError, match=r"background: expected at most foreground, 0\.3, saw 0\.5"):
             run({**AFFINITY, "foreground": 0.3, "background": 0.5})
