@@ -6,6 +6,7 @@ never the other way round. Holds no loop over a data set, no files and no config
 
 from methods.training.affinity_labels import PairGridError, PairLabels, join_labels, label_maps, pair_labels
 from methods.training.alpha import alpha
+from methods.training.clean_labels import clean_labels
 from methods.training.edge_predict_mix import Mixed, draw_partners, mix
 from methods.training.multi_crop import Jitter, multi_crop
 from methods.training.poly import parameter_groups, poly_optimizer, poly_schedule
@@ -18,6 +19,7 @@ __all__ = [
     "PairLabels",
     "TileError",
     "alpha",
+    "clean_labels",
     "draw_partners",
     "join_labels",
     "label_maps",
