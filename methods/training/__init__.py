@@ -8,8 +8,10 @@ from methods.training.affinity_labels import PairGridError, PairLabels, join_lab
 from methods.training.alpha import alpha
 from methods.training.clean_labels import clean_labels
 from methods.training.edge_predict_mix import Mixed, draw_partners, mix
+from methods.training.edge_predict_targets import edge_predict_targets
 from methods.training.multi_crop import Jitter, multi_crop
 from methods.training.poly import parameter_groups, poly_optimizer, poly_schedule
+from methods.training.recurseed_target import over_present, recurseed_target, target_labels
 from methods.training.tiles import TileError, merge, tile
 
 __all__ = [
@@ -21,14 +23,18 @@ __all__ = [
     "alpha",
     "clean_labels",
     "draw_partners",
+    "edge_predict_targets",
     "join_labels",
     "label_maps",
     "merge",
     "mix",
     "multi_crop",
+    "over_present",
     "pair_labels",
     "parameter_groups",
     "poly_optimizer",
     "poly_schedule",
+    "recurseed_target",
+    "target_labels",
     "tile",
 ]
