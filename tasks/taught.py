@@ -14,7 +14,7 @@ from storage.stages import FACTS, StageFolder
 from storage.workspace import Workspace
 from tasks.attend import ATTENTION, AttentionPlaces
 from tasks.augment import draw_views
-from tasks.engine import Batch, Batches, share, step_seed
+from tasks.engine import Batch, Batches, deal, step_seed
 from tasks.images import ImageSource
 from tasks.propose import SCORE
 from tasks.refine import NONFINITE
@@ -100,6 +100,13 @@ class MapTeacher:
         maps = min_max(enlarge(torch.from_numpy(stored.astype(np.float32)), (side, side)))
         return Lesson(maps, torch.tensor([0, 0, side, side]), choice["class_id"] - 1)
 
+    def every(self, row: int, side: int) -> Tensor:
+        """Maps ``(K, S, S)`` of all labels of an image, each min-max normalised, in the order of class ids."""
+        pairs = [one["pair"] for one in self._pairs[row]]
+        first, last = min(pairs), max(pairs)
+        stored = self._proposal.rows(SCORE, first // self._room, first, last + 1)[[pair - first for pair in pairs]]
+        return min_max(enlarge(torch.from_numpy(stored.astype(np.float32)), (side, side)))
+
 
 class BoxTeacher:
     """Boxes around attention: one of the ``top`` that the classifier likes best, drawn uniformly.
@@ -154,13 +161,9 @@ def lesson_batches(
 
     def batches(epoch: int) -> tuple[Iterator[Batch], int]:
         generator = torch.Generator().manual_seed(step_seed(seed, epoch))
-        order = [teacher.rows[k] for k in torch.randperm(len(teacher.rows), generator=generator).tolist()]
-        rows, part = share(order, batch_size)
+        places, part, steps = deal(len(teacher.rows), batch_size, generator)
+        rows = [teacher.rows[place] for place in places]
         choices = teacher.draw(rows, generator)
-        steps = -(-len(rows) // part)
-        if len(rows) % part == 1 and steps > 1:
-            steps -= 1
-            rows, choices = rows[: steps * part], choices[: steps * part]
 
         def load(place: int) -> tuple[Tensor, Lesson]:
             return source.square(rows[place], resize), teacher.lesson(choices[place], resize)

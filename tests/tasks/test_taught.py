@@ -123,6 +123,12 @@ class TestMapTeacher:
         maps[1, DOG] = torch.full((3, 4), torch.nan)
         assert MapTeacher(write_proposal(tmp_path / "p", index, maps, 2), range(5)).rows == [0, 3, 4]
 
+    def test_every_map_of_an_image(self, index: ImageIndex, maps: Any, tmp_path: Path) -> None:
+        teacher = MapTeacher(write_proposal(tmp_path / "p", index, maps, 2), range(5))
+        for row in teacher.rows:
+            known = [min_max(enlarged(maps[row, k] / 11, 12)) for k in index.class_ids[row]]
+            assert torch.equal(teacher.every(row, 12), torch.cat(known))
+
     def test_constant_maps_are_zero(self, index: ImageIndex, tmp_path: Path) -> None:
         made = write_proposal(tmp_path / "p", index, {(0, CAT): torch.full((3, 4), 0.7)}, 2)
         teacher = MapTeacher(made, range(5))
