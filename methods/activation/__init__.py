@@ -20,6 +20,7 @@ from methods.activation.errors import (
 from methods.activation.full_grad import full_grad
 from methods.activation.full_gradients import FullGradients, full_gradients
 from methods.activation.fuse import fuse, min_max
+from methods.activation.gating import confidence, gate_classes, labels_of, present_classes
 from methods.activation.grad_cam import grad_cam
 from methods.activation.grad_cam_plus_plus import grad_cam_plus_plus
 from methods.activation.halving import OneRowMemoryError
@@ -59,19 +60,23 @@ __all__ = [
     "UnknownLayerError",
     "ablation_cam",
     "class_activation_map",
+    "confidence",
     "divided_by_maximum",
     "enlarge",
     "full_grad",
     "full_gradients",
     "fuse",
+    "gate_classes",
     "grad_cam",
     "grad_cam_plus_plus",
     "is_cam",
+    "labels_of",
     "layer_cam",
     "map_flags",
     "min_max",
     "multi_scale",
     "multi_scale_decode",
+    "present_classes",
     "record",
     "score_cam",
     "smooth_grad_cam_plus_plus",
