@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from configs.decoders import BoxSeeds, CrfLoss, Decoder, DipsDecoder, FcamDecoder, Seeds, SizeLoss
+from configs.decoders import BoxSeeds, CrfLoss, DipsDecoder, FcamDecoder, PixelDecoder, Seeds, SizeLoss
 from configs.normalise import Normalise
 from methods.losses import crf_loss, partial_cross_entropy, size_loss
 from methods.networks import ClassifierNetwork, DecoderNetwork, UNet, build_classifier, load_backbone
@@ -41,7 +41,7 @@ class DecoderLearner(Learner):
     def __init__(
         self,
         network: UNet,
-        decoder: Decoder,
+        decoder: PixelDecoder,
         normalise: Normalise,
         classifier: nn.Module | None = None,
         *,
@@ -146,7 +146,7 @@ def trained_parts(network: UNet) -> nn.ModuleDict:
     return nn.ModuleDict(parts if network.frozen else {"encoder": network.encoder, **parts})
 
 
-def new_decoder(decoder: Decoder, classifier: ClassifierNetwork) -> UNet:
+def new_decoder(decoder: PixelDecoder, classifier: ClassifierNetwork) -> UNet:
     """The network of a decoder as its training begins; what is drawn at random follows its seed."""
     torch.manual_seed(decoder.optimise.seed)
     if isinstance(decoder, FcamDecoder):
