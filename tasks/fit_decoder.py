@@ -5,23 +5,25 @@ from dataclasses import replace
 from pathlib import Path
 
 from configs import ConfigError
-from configs.decoders import Decoder, DipsDecoder
+from configs.affinity import Affinity
+from configs.decoders import Decoder, DipsDecoder, PixelDecoder
 from methods.networks import ClassifierNetwork, UNet, build_classifier
 from storage import keys
 from storage.boxes import BoxStore
 from storage.models import describe, weights_digest
 from storage.stages import StageFolder
+from tasks.affinity import check_affinity
 from tasks.decode import DecoderLearner, new_decoder, trained_parts
 from tasks.engine import Engine, Progress
 from tasks.network import load_network
 from tasks.processes import Trained
 from tasks.selection import Validator
 from tasks.state import State
-from tasks.taught import BoxTeacher, MapTeacher, Teacher, TeacherError, check_teacher, lesson_batches
+from tasks.taught import BoxTeacher, MapTeacher, Teacher, check_teacher, lesson_batches, require_lessons
 
 
 def fit_decoder(
-    state: State, checkpoint: Path, progress: Progress, *, decoder: Decoder, taught_by: StageFolder
+    state: State, checkpoint: Path, progress: Progress, *, decoder: PixelDecoder, taught_by: StageFolder
 ) -> Trained:
     """Train a decoder, continuing from its checkpoint where there is one.
 
@@ -92,20 +94,25 @@ def fit_decoder(
 
 
 def check_decoders(state: State) -> None:
-    """Refuse decoders that cannot be built, before anything is trained.
+    """Refuse decoders and affinity networks that cannot be built, before anything is trained.
 
     Raises
     ------
     ConfigError
-        Unknown layers, networks or splits, another number of widths than of layers, nothing to choose an epoch by.
+        Unknown layers, networks or splits, another number of widths than of layers, nothing to choose an epoch by,
+        images too small for the pairs of an affinity network.
     """
     config = state.run.config
     if not config.decoders:
         return
     classifier = build_classifier(config.classifier.backbone, len(state.index.classes), head=config.classifier.head)
     for place, decoder in enumerate(config.decoders):
+        copied = replace(classifier, model=copy.deepcopy(classifier.model))
         try:
-            new_decoder(decoder, replace(classifier, model=copy.deepcopy(classifier.model)))
+            if isinstance(decoder, Affinity):
+                check_affinity(decoder, copied, config.classifier.input_size)
+            else:
+                new_decoder(decoder, copied)
         except ValueError as error:
             raise ConfigError(f"train.{place} ({decoder.title}): {error}") from error
         _check_splits(state, decoder, f"train.{place} ({decoder.title})")
@@ -129,7 +136,7 @@ def own_classifier(state: State) -> ClassifierNetwork:
     return replace(shared, model=copy.deepcopy(shared.model))
 
 
-def _teacher(state: State, decoder: Decoder, taught_by: StageFolder, where: str) -> Teacher:
+def _teacher(state: State, decoder: PixelDecoder, taught_by: StageFolder, where: str) -> Teacher:
     check_teacher(taught_by, state.index, state.index_stage, where)
     rows = keys.rows_of(state.index, decoder.split)
     teacher: Teacher
@@ -139,15 +146,11 @@ def _teacher(state: State, decoder: Decoder, taught_by: StageFolder, where: str)
         teacher = BoxTeacher(taught_by, state.attended, rows, decoder.regions.top)
     else:
         teacher = MapTeacher(taught_by, rows)
-    if len(teacher.rows) < 2:
-        raise TeacherError(
-            f"{where}: expected at least two images to learn from in {', '.join(decoder.split)}, saw "
-            f"{len(teacher.rows)} of {len(rows)} with labels and finite maps in {taught_by.name}"
-        )
+    require_lessons(teacher, rows, decoder.split, taught_by, where)
     return teacher
 
 
-def _validator(state: State, decoder: Decoder, network: UNet, where: str) -> Validator:
+def _validator(state: State, decoder: PixelDecoder, network: UNet, where: str) -> Validator:
     config = state.run.config.classifier
     return Validator(
         network,

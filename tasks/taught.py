@@ -70,6 +70,23 @@ def check_teacher(folder: StageFolder, index: ImageIndex, index_stage: str, wher
         )
 
 
+def require_lessons(
+    teacher: Teacher, rows: Sequence[int], splits: Sequence[str], folder: StageFolder, where: str
+) -> None:
+    """Refuse a teacher that can teach less than two of ``rows``, the images of some splits.
+
+    Raises
+    ------
+    TeacherError
+        It does; the message tells how many it has.
+    """
+    if len(teacher.rows) < 2:
+        raise TeacherError(
+            f"{where}: expected at least two images to learn from in {', '.join(splits)}, saw "
+            f"{len(teacher.rows)} of {len(rows)} with labels and finite maps in {folder.name}"
+        )
+
+
 def _same_rows(folder: StageFolder, index: ImageIndex) -> bool:
     """Whether a store was made when the data set was staged in another way (with other masks) but with this index."""
     path = index_of(Workspace(folder.folder.parents[1]), folder)
