@@ -1,4 +1,4 @@
-"""Decode: train decoders on stored proposals, and write their full-resolution maps back as proposals of their own."""
+"""Decode: train on stored proposals what makes better maps, and write these back as proposals of their own."""
 
 import time
 from functools import partial
@@ -7,21 +7,26 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from configs.affinity import Affinity
 from configs.decoders import Decoder, DipsDecoder
 from flows.pool import run_work
 from flows.progress import progress
 from flows.propose import correlate_maps
 from flows.threads import set_threads
+from methods.networks.affinity_net import grid_side
 from storage.checkpoints import CHECKPOINT
 from storage.models import describe, is_saved, weights_digest
+from storage.stages import StageFolder
 from tasks.agnostic import AgnosticWork
 from tasks.decoded import DecodedMaps, begin_decoded, load_decoder
+from tasks.fit_affinity import fit_affinity
 from tasks.fit_decoder import fit_decoder
 from tasks.folders import classifier_weights, name_decoded, name_decoder, name_regions, teacher_of
 from tasks.network import load_network, save_model
-from tasks.processes import fit_together
+from tasks.processes import Fit, fit_together
 from tasks.regions import RegionWork
 from tasks.state import State
+from tasks.walked import EdgeMaps, WalkedWork, load_affinity
 
 
 @flow(name="decode", validate_parameters=False, persist_result=False)
@@ -80,23 +85,36 @@ def make_decoder(state: State, decoder: Decoder, folder: Path) -> None:
         def told(_done: int, _total: int, loss: float) -> None:
             bar.step(f"{decoder.title}, loss {loss:.4f}")
 
-        fit = partial(fit_decoder, decoder=decoder, taught_by=teacher_of(state, decoder))
+        fit = _fit(decoder, teacher_of(state, decoder))
         trained = fit_together(fit, state, folder / CHECKPOINT, told, decoder.optimise.processes)
     save_model(folder, trained.weights, {"decoder": decoder.settings}, trained.history, began)
 
 
+def _fit(decoder: Decoder, taught_by: StageFolder) -> Fit:
+    if isinstance(decoder, Affinity):
+        return partial(fit_affinity, affinity=decoder, taught_by=taught_by)
+    return partial(fit_decoder, decoder=decoder, taught_by=taught_by)
+
+
 def _maps(state: State, place: int) -> int:
-    config, decoder = state.run.config, state.run.config.decoders[place]
+    decoder, size = state.run.config.decoders[place], state.run.config.classifier.input_size
     folder, basis = name_decoded(state, place)
-    size = config.classifier.input_size
-    begin_decoded(folder, basis, state.index, state.index_stage, size)
-    done = 0
-    if not folder.complete and state.model is not None:
-        model = state.decoders[decoder.title]
-        classifier = load_network(state.model, classifier_weights(state), state.device)
-        network = load_decoder(model, weights_digest(model), decoder, classifier, state.device)
-        batch = config.classifier.batch_size
-        maps = DecodedMaps(network, state.source(), config.classifier.normalise, size, batch, state.device)
-        work = AgnosticWork(state.index, folder, state.scored, maps, config.runtime.shard_images)
-        done = run_work(work, state.network_workers, state.shards)
+    side = grid_side(size) if isinstance(decoder, Affinity) else size
+    begin_decoded(folder, basis, state.index, state.index_stage, side)
+    done = 0 if folder.complete else run_work(_work(state, decoder, folder), state.network_workers, state.shards)
     return done + correlate_maps(state, decoder.title)
+
+
+def _work(state: State, decoder: Decoder, folder: StageFolder) -> AgnosticWork:
+    """The maps of a finished decoder, or those that a finished affinity network lets walk."""
+    config, model = state.run.config, state.decoders[decoder.title]
+    if state.model is None:
+        raise RuntimeError("expected a classifier; the classify step comes first")
+    classifier = load_network(state.model, classifier_weights(state), state.device)
+    settings, shard_images = config.classifier, config.runtime.shard_images
+    asked = (state.source(), settings.normalise, settings.input_size, settings.batch_size, state.device)
+    if isinstance(decoder, Affinity):
+        edges = EdgeMaps(load_affinity(model, weights_digest(model), decoder, classifier, state.device), *asked)
+        return WalkedWork(state.index, folder, teacher_of(state, decoder), edges, decoder.walk, shard_images)
+    network = load_decoder(model, weights_digest(model), decoder, classifier, state.device)
+    return AgnosticWork(state.index, folder, state.scored, DecodedMaps(network, *asked), shard_images)

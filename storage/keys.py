@@ -7,10 +7,13 @@ counts or time stamps.
 from collections.abc import Sequence
 from typing import Any
 
+from configs.affinity import Affinity
 from configs.decoders import Decoder, DipsDecoder
 from configs.proposals import AttentionProposal, Proposal
+from configs.recurseed import RecurSeed
 from configs.refine import ScgStep, Step
 from configs.schema import RunConfig
+from configs.segmentation import Segmenter
 from configs.transformer import Transformer
 from storage.files import file_digest
 from storage.index import ImageIndex
@@ -170,6 +173,20 @@ def decoded_basis(config: RunConfig, index: ImageIndex, decoder: str, classes: S
     }
 
 
+def walked_basis(
+    config: RunConfig, affinity: Affinity, index: ImageIndex, weights: str, proposal: StageFolder
+) -> Basis:
+    """Of a proposal's maps after a walk that edges stop; ``weights`` is the SHA-256 of what finds the edges."""
+    return {
+        "affinity": weights,
+        "walk": affinity.walk.model_dump(mode="json"),
+        "proposal": proposal.name,
+        "index": index.key,
+        "input": config.classifier.model_dump(mode="json", include={*_INPUT, "batch_size"}),
+        "shard_images": config.runtime.shard_images,
+    }
+
+
 def correlation_basis(config: RunConfig, step: ScgStep, proposal: StageFolder) -> Basis:
     """Of one proposal's maps after self-correlation; the proposal's key covers network, input and arithmetic."""
     return {
@@ -193,6 +210,37 @@ def mask_basis(
         "proposal": proposal.name,
         "correlated": correlated.name if correlated and any(step.step == "scg" for step in used) else None,
         "index": index.key,
+        "shard_images": config.runtime.shard_images,
+    }
+
+
+def segmenter_basis(
+    config: RunConfig, training: Segmenter | RecurSeed, index: ImageIndex, labels: StageFolder | None, classifier: str
+) -> Basis:
+    """Of a network that predicts masks; ``labels`` are those it learns from, ``classifier`` the SHA-256 it may begin
+    with."""
+    own = training.weights is None and training.backbone in (None, config.classifier.backbone)
+    return {
+        "segmenter": {**training.settings, "backbone": training.backbone or config.classifier.backbone},
+        "weights": find_weights(training.weights).identity,
+        "classifier": classifier if own else None,
+        "labels": labels.name if labels else None,
+        "input": config.classifier.model_dump(mode="json", include={"input_size", "normalise"}),
+        "images": index.subset_key(rows_of(index, training.split)),
+    }
+
+
+def prediction_basis(
+    config: RunConfig, training: Segmenter | RecurSeed, index: ImageIndex, weights: str, scores: StageFolder
+) -> Basis:
+    """Of a network's masks; ``weights`` is the SHA-256 of its weights, ``scores`` may say which classes there are."""
+    asks = isinstance(training, Segmenter) and training.inference.gate == "scores"
+    return {
+        "weights": weights,
+        "inference": training.inference.model_dump(mode="json"),
+        "scores": scores.name if asks else None,
+        "index": index.key,
+        "batch_size": config.classifier.batch_size,
         "shard_images": config.runtime.shard_images,
     }
 

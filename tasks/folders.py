@@ -5,8 +5,11 @@ Steps, plan and the look for unfinished work all ask here, so that they cannot d
 
 from pathlib import Path
 
+from configs.affinity import Affinity
 from configs.decoders import Decoder, DipsDecoder
+from configs.recurseed import RecurSeed
 from configs.refine import ScgStep, prefixes
+from configs.segmentation import Segmenter
 from storage import keys
 from storage.models import weights_digest
 from storage.stages import StageFolder, stage_key
@@ -117,7 +120,10 @@ def name_decoded(state: State, place: int) -> Named:
     config = state.run.config
     decoder = config.decoders[place]
     weights = weights_digest(state.decoders[decoder.title])
-    basis = keys.decoded_basis(config, state.index, weights, state.scored)
+    if isinstance(decoder, Affinity):
+        basis = keys.walked_basis(config, decoder, state.index, weights, teacher_of(state, decoder))
+    else:
+        basis = keys.decoded_basis(config, state.index, weights, state.scored)
     folder = stage_of(state, "propose", basis)
     state.proposals = [*(known for known in state.proposals if known[0].title != decoder.title), (decoder, folder)]
     _name_correlated(state, decoder.title, folder)
@@ -135,3 +141,37 @@ def _label_sets(state: State, title: str, proposal: StageFolder) -> list[LabelSe
         basis = keys.mask_basis(config, state.index, proposal, steps, state.correlated.get(title))
         sets.append(LabelSet(stage, steps, stage_of(state, "mask", basis)))
     return sets
+
+
+def labels_of(state: State, training: Segmenter | RecurSeed) -> StageFolder | None:
+    """Label set that a network learns from; none for one that learns from image-level labels."""
+    return state.labels(training.labels) if isinstance(training, Segmenter) else None
+
+
+def name_segmenter(state: State, training: Segmenter | RecurSeed) -> Path:
+    """Name the folder of a network that predicts masks."""
+    basis = keys.segmenter_basis(
+        state.run.config, training, state.index, labels_of(state, training), classifier_weights(state)
+    )
+    folder = state.run.workspace.model("segmenter", stage_key("segmenter", basis))
+    state.segmenters[training.title] = folder
+    return folder
+
+
+def name_predicted(state: State, training: Segmenter | RecurSeed) -> Named:
+    """Name the label set of a finished network."""
+    weights = weights_digest(state.segmenters[training.title])
+    basis = keys.prediction_basis(state.run.config, training, state.index, weights, state.scored)
+    folder = stage_of(state, "predict", basis)
+    known = [one for one in state.predictions if one[0].title != training.title]
+    state.predictions = [*known, (training, folder)]
+    return folder, basis
+
+
+def name_round_change(state: State, training: Segmenter) -> Named:
+    """Name the counts of a round's masks against those it learned from."""
+    before, after = state.labels(training.labels), state.labels(training.title)
+    basis = keys.change_basis(state.run.config, before, after)
+    folder = stage_of(state, "change", basis)
+    state.round_changes[training.title] = folder
+    return folder, basis
