@@ -15,7 +15,7 @@ from methods.networks import ClassifierNetwork
 from storage.index import ImageIndex
 from storage.keys import rows_of
 from tasks.augment import augment
-from tasks.engine import Batch, Batches, Engine, Learner, Moment, Progress, Terms, step_seed
+from tasks.engine import Batch, Batches, Engine, Learner, Moment, Progress, Terms, deal, step_seed
 from tasks.images import ImageSource, to_input
 from tasks.network import new_network
 from tasks.processes import Trained
@@ -98,19 +98,17 @@ def image_batches(
 
     def batches(epoch: int) -> tuple[Iterator[Batch], int]:
         generator = torch.Generator().manual_seed(step_seed(settings.seed, epoch))
-        order = torch.randperm(len(rows), generator=generator)
-        full = len(order) - 1 if len(order) % settings.batch_size == 1 and len(order) > 1 else len(order)
-        order = order[:full]
+        places, part, steps = deal(len(rows), settings.batch_size, generator)
 
         def run() -> Iterator[Batch]:
-            groups = source.batches([rows[i] for i in order.tolist()], loaded, settings.batch_size)
+            groups = source.batches([rows[place] for place in places], loaded, part)
             for number, (group, images) in enumerate(groups):
                 if settings.augment:
                     images = augment(images, size, generator, vertical=settings.vertical_flip)
-                chosen = order[number * settings.batch_size : (number + 1) * settings.batch_size]
+                chosen = places[number * part : (number + 1) * part]
                 yield Batch(group, {"images": to_input(images, config.normalise, device), "targets": targets[chosen]})
 
-        return run(), -(-full // settings.batch_size)
+        return run(), steps
 
     return batches
 

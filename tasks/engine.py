@@ -234,6 +234,25 @@ def share(order: list[int], batch_size: int) -> tuple[list[int], int]:
     return order[rank:whole:world], max(1, batch_size // world)
 
 
+def deal(count: int, batch_size: int, generator: torch.Generator) -> tuple[list[int], int, int]:
+    """An epoch's order for this process: shuffled places of a list, how many make a step, and how many steps there are.
+
+    A last step of one image is left out: batch norms need two.
+
+    Examples
+    --------
+    >>> places, images, steps = deal(5, 2, torch.Generator().manual_seed(0))
+    >>> len(places), images, steps
+    (4, 2, 2)
+    """
+    places, part = share(torch.randperm(count, generator=generator).tolist(), batch_size)
+    steps = -(-len(places) // part)
+    if len(places) % part == 1 and steps > 1:
+        steps -= 1
+        places = places[: steps * part]
+    return places, part, steps
+
+
 def make_optimiser(learner: Learner, settings: Optimisation) -> torch.optim.Optimizer:
     """The configured optimiser of a learner's parameter groups."""
     groups, rate, decay = learner.groups(), settings.learning_rate, settings.weight_decay
