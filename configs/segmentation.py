@@ -49,6 +49,8 @@ class LabelTraining(Section):
     """Network whose features the decoder joins; it learns too. None: the classifier's."""
     weights: str | None = None
     """Of the backbone: a safetensors or pth file, ``torchvision:NAME``; none: the classifier's where it is the same."""
+    keep_stride: list[Literal["S2", "S3", "S4", "S5"]] = Field(default=[])
+    """Stages of a ResNet whose stride is taken out: [S5] for a sixteenth of the image, as DeepLab has it."""
     width: int = Field(default=256, ge=8, le=1024)
     """Channels of the decoder, where the network leaves a choice."""
     resize: int | None = Field(default=None, ge=32)

@@ -59,6 +59,8 @@ _step("pretrain", "Bring the transformer and its attention up to date, with what
 _step("propose", "Make soft maps, with what they need.")
 _step("train", "Train decoders and make their maps, with what they need.")
 _step("refine", "Make masks, with what they need.")
+_step("segment", "Train segmentation networks and predict their masks, with what they need.")
+_step("recurse", "Label, train, label again, with what that needs.")
 _step("evaluate", "Score the masks, with what that needs.")
 _step("report", "Write the page, with what it needs.")
 

@@ -24,7 +24,7 @@ def evaluation_folders(state: State) -> None:
     ]
     if state.localizes:
         state.floor_localized = _folder(state, "localize", _localization_basis(state))
-        sets = zip(state.proposals, state.masks, strict=True)
+        sets = zip(state.proposals, state.refined, strict=True)
         state.localized = [
             _folder(state, "localize", _localization_basis(state, proposal, masks))
             for (_, proposal), (_, masks) in sets
@@ -33,6 +33,9 @@ def evaluation_folders(state: State) -> None:
         return
     state.floors = _folder(state, "floors", keys.evaluation_basis(state.run.config, state.truth, None))
     state.counts = [[_folder(state, "evaluate", _basis(state, one, sets)) for one in sets] for sets in state.label_sets]
+    state.prediction_counts = [
+        _folder(state, "evaluate", _prediction_basis(state, folder)) for _, folder in state.predictions
+    ]
 
 
 def _folder(state: State, stage: str, basis: keys.Basis) -> StageFolder:
@@ -43,6 +46,12 @@ def _basis(state: State, one: LabelSet, sets: list[LabelSet]) -> keys.Basis:
     if state.truth is None:
         raise RuntimeError("expected ground truth; the stage step finds it")
     return keys.evaluation_basis(state.run.config, state.truth, one.folder, final=one is sets[-1])
+
+
+def _prediction_basis(state: State, labels: StageFolder) -> keys.Basis:
+    if state.truth is None:
+        raise RuntimeError("expected ground truth; the stage step finds it")
+    return keys.evaluation_basis(state.run.config, state.truth, labels, final=False)
 
 
 def _localization_basis(
@@ -92,6 +101,9 @@ def _works(state: State) -> list[tuple[_Counting, keys.Basis]]:
                     _basis(state, one, sets),
                 )
             )
+    for (_, predicted), folder in zip(state.predictions, state.prediction_counts, strict=True):
+        count = EvaluateWork(truth, state.label_store(predicted), None, folder, config.runtime.shard_images)
+        works.append((count, _prediction_basis(state, predicted)))
     return works
 
 
@@ -103,7 +115,7 @@ def _localization_works(state: State) -> list[tuple[_Counting, keys.Basis]]:
     truth = state.label_store(state.truth) if state.truth else None
     floors = LocalizeWork(config, index, boxes, truth, state.floor_localized)
     works: list[tuple[_Counting, keys.Basis]] = [(floors, _localization_basis(state))]
-    for (_, proposal), (_, masks), folder in zip(state.proposals, state.masks, state.localized, strict=True):
+    for (_, proposal), (_, masks), folder in zip(state.proposals, state.refined, state.localized, strict=True):
         labels = state.label_store(masks)
         work = LocalizeWork(config, index, boxes, truth, folder, proposal=proposal, labels=labels)
         works.append((work, _localization_basis(state, proposal, masks)))

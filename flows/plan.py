@@ -4,6 +4,8 @@ from pathlib import Path
 
 from configs import ConfigError, RunConfig, load_config
 from configs.decoders import DipsDecoder
+from configs.recurseed import RecurSeed
+from configs.segmentation import Segmenter
 from flows.cli import FAILED, FINISHED, REFUSED
 from flows.stage import box_folder, truth_folder
 from storage import keys
@@ -21,9 +23,13 @@ from tasks.folders import (
     name_decoded,
     name_decoder,
     name_masks,
+    name_predicted,
     name_proposals,
+    name_round_change,
+    name_segmenter,
     name_transformer,
 )
+from tasks.recursion import next_round
 from tasks.stage import INDEX_UNIT
 from tasks.state import State
 
@@ -114,7 +120,35 @@ def _later(state: State) -> list[str]:
         for part in sets:
             title = one.title if part.stage == "mask" else f"{one.title}, {part.stage}"
             lines.append(_line("refine", part.folder, shards, title))
+    return lines + _prediction_lines(state)
+
+
+def _prediction_lines(state: State) -> list[str]:
+    """Networks that predict masks, and rounds as far as they are known: what follows depends on their weights."""
+    lines: list[str] = []
+    for training in state.run.config.segmenters:
+        found, saved = _training_lines(state, "segment", training)
+        lines += found
+        if not saved:
+            return lines
+    recurse = state.run.config.recurse
+    while (round_ := next_round(state)) is not None and recurse is not None:
+        found, saved = _training_lines(state, "recurse", round_)
+        lines += found
+        change = name_round_change(state, round_)[0] if saved else None
+        if change is None or not change.complete:
+            left = recurse.rounds - len(state.round_changes) - (0 if saved else 1)
+            return [*lines, f"recurse    up to {left} more rounds, unless one changes less than {recurse.stop:g}"]
     return lines
+
+
+def _training_lines(state: State, step: str, training: Segmenter | RecurSeed) -> tuple[list[str], bool]:
+    model = name_segmenter(state, training)
+    lines = [_model_line(step, model, f"{training.title}, its masks depend on it: {state.shards} shards")]
+    if not is_saved(model):
+        return lines, False
+    folder = name_predicted(state, training)[0]
+    return [*lines, _line(step, folder, state.shards, training.title)], folder.complete
 
 
 def _attention_lines(state: State) -> list[str]:

@@ -1,5 +1,7 @@
 """Finding out that nothing is left to do without waking Prefect: a finished run answers as fast as it can be listed."""
 
+from configs.recurseed import RecurSeed
+from configs.segmentation import Segmenter
 from flows.evaluate import evaluation_folders
 from flows.stage import box_folder, list_dataset, truth_folder
 from storage import keys
@@ -14,9 +16,13 @@ from tasks.folders import (
     name_decoded,
     name_decoder,
     name_masks,
+    name_predicted,
     name_proposals,
+    name_round_change,
+    name_segmenter,
     name_transformer,
 )
+from tasks.recursion import next_round
 from tasks.report import METRICS_UNIT, PAGE_UNIT, report_folder
 from tasks.stage import INDEX_UNIT
 from tasks.state import State
@@ -40,6 +46,8 @@ def finished(run: Run, steps: tuple[str, ...]) -> State | None:
         "propose": _proposed,
         "decode": _decoded,
         "refine": _refined,
+        "segment": _segmented,
+        "recurse": _recursed,
         "evaluate": _evaluated,
         "report": _reported,
     }
@@ -94,9 +102,28 @@ def _refined(state: State) -> bool:
     return _complete([one.folder for sets in state.label_sets for one in sets])
 
 
+def _segmented(state: State) -> bool:
+    return all(_predicted(state, training) for training in state.run.config.segmenters)
+
+
+def _predicted(state: State, training: Segmenter | RecurSeed) -> bool:
+    return is_saved(name_segmenter(state, training)) and name_predicted(state, training)[0].complete
+
+
+def _recursed(state: State) -> bool:
+    while (training := next_round(state)) is not None:
+        if not _predicted(state, training) or not name_round_change(state, training)[0].complete:
+            return False
+    return True
+
+
 def _evaluated(state: State) -> bool:
     evaluation_folders(state)
-    counts = [folder for folders in (*state.counts, *state.changes, state.localized) for folder in folders]
+    counts = [
+        folder
+        for folders in (*state.counts, *state.changes, state.localized, state.prediction_counts)
+        for folder in folders
+    ]
     state.report = report_folder(state)
     done = CommitLog(state.report).path(METRICS_UNIT).exists()
     return done and _complete(counts + [floor for floor in (state.floors, state.floor_localized) if floor])

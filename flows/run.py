@@ -16,9 +16,11 @@ from flows.decode import decode_flow
 from flows.evaluate import evaluate_flow
 from flows.pool import thread_runner, without_heartbeat
 from flows.propose import propose_flow
+from flows.recurse import recurse_flow
 from flows.refine import refine_flow
 from flows.report import report_flow
 from flows.resume import finished
+from flows.segment import segment_flow
 from flows.stage import stage_flow
 from flows.threads import set_threads
 from storage.staged import count_leaks
@@ -28,7 +30,7 @@ from tasks.context import Run
 from tasks.malloc import keep_memory
 from tasks.state import State
 
-STEPS = ("stage", "classify", "attend", "propose", "decode", "refine", "evaluate", "report")
+STEPS = ("stage", "classify", "attend", "propose", "decode", "refine", "segment", "recurse", "evaluate", "report")
 _FLOWS: dict[str, Any] = {
     "stage": stage_flow,
     "classify": classify_flow,
@@ -36,10 +38,12 @@ _FLOWS: dict[str, Any] = {
     "propose": propose_flow,
     "decode": decode_flow,
     "refine": refine_flow,
+    "segment": segment_flow,
+    "recurse": recurse_flow,
     "evaluate": evaluate_flow,
     "report": report_flow,
 }
-_NETWORK = {"classify", "attend", "propose", "decode"}
+_NETWORK = {"classify", "attend", "propose", "decode", "segment", "recurse"}
 _PACKAGES = (
     "maskmill",
     "torch",
@@ -123,6 +127,7 @@ def describe_run(state: State) -> dict[str, Any]:
         "model": state.model.name if state.model else None,
         "transformer": state.transformer.name if state.transformer else None,
         "decoders": [folder.name for folder in state.decoders.values()],
+        "segmenters": [folder.name for folder in state.segmenters.values()],
         "proposals": [folder.name for _, folder in state.proposals],
         "labels": [folder.name for _, folder in state.masks],
         "methods": [one.title for one, _ in state.masks],

@@ -14,6 +14,7 @@ from storage.staged import STAGE_SHARD, Stamp, listing_digest, read_sources, sta
 from storage.stages import StageFolder
 from tasks.context import Run
 from tasks.fit_decoder import check_decoders
+from tasks.fit_segmenter import check_segmenters
 from tasks.stage import INDEX_UNIT, BoxWork, InspectWork, TruthWork, begin_truth, finish_staging
 from tasks.state import State
 from tasks.sweep import check_sweep
@@ -73,3 +74,4 @@ def stage_flow(state: State) -> None:
         state.done["truth"] = run_work(work, state.workers, state.shards)
     check_sweep(state)
     check_decoders(state)
+    check_segmenters(state)

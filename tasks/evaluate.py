@@ -58,13 +58,14 @@ class EvaluateWork(FolderWork):
         self,
         truth: LabelStore,
         labels: LabelStore,
-        proposal: StageFolder,
+        proposal: StageFolder | None,
         folder: StageFolder,
         shard_images: int,
         *,
-        curve: bool,
+        curve: bool = False,
     ) -> None:
-        self.truth, self.labels, self.proposal, self.folder, self.curve = truth, labels, proposal, folder, curve
+        self.truth, self.labels, self.folder = truth, labels, folder
+        self.swept = proposal if curve else None
         self.index: ImageIndex = truth.index
         self.shards = self.index.shards(shard_images)
 
@@ -81,13 +82,13 @@ class EvaluateWork(FolderWork):
             )
             counts += [{"row": row, "split": self.index.splits[row], "method": "", **cell} for cell in cells]
         tables = {FACTS: pa.Table.from_pylist(counts, COUNTS)}
-        if self.curve:
-            tables[CURVE] = self._curve(part, rows, truths)
+        if self.swept is not None:
+            tables[CURVE] = self._curve(self.swept, part, rows, truths)
         dying_point("infer")
         self.folder.write(shard, tables=tables, began=began)
 
-    def _curve(self, part: Shard, rows: list[int], truths: Mask) -> pa.Table:
-        pairs = PairMaps(self.proposal, part.number)
+    def _curve(self, proposal: StageFolder, part: Shard, rows: list[int], truths: Mask) -> pa.Table:
+        pairs = PairMaps(proposal, part.number)
         total = len(self.index.classes)
         sums: dict[str, np.ndarray[Any, Any]] = {}
         for row in rows:

@@ -264,8 +264,10 @@ def provenance(state: State) -> dict[str, str]:
         **{f"{title} (decoder)": folder.name for title, folder in state.decoders.items()},
         "ground truth": state.truth.name if state.truth else "none",
     }
-    for (one, proposal), (_, masks) in zip(state.proposals, state.masks, strict=True):
+    for (one, proposal), (_, masks) in zip(state.proposals, state.refined, strict=True):
         keys[one.title] = f"{proposal.name}, {masks.name}"
+    for network, masks in state.predictions:
+        keys[network.title] = f"{state.segmenters[network.title].name}, {masks.name}"
     config = state.run.config
     return {**keys, **sweep_provenance(state, config.sweep), "configuration": dump_config(config)}
 

@@ -24,7 +24,7 @@ from tasks.page import build_page
 from tasks.propose import LOGITS
 from tasks.refine import FAILURES, NONFINITE
 from tasks.state import State
-from tasks.steps import step_rows, threshold_source
+from tasks.steps import prediction_rows, step_rows, threshold_source
 from tasks.sweep import sweep_rows
 
 METRICS_UNIT, PAGE_UNIT = "metrics", "report"
@@ -37,10 +37,12 @@ def report_folder(state: State) -> Path:
         "model": state.model.name if state.model else None,
         "transformer": state.transformer.name if state.transformer else None,
         "decoders": {title: folder.name for title, folder in state.decoders.items()},
+        "segmenters": {title: folder.name for title, folder in state.segmenters.items()},
+        "rounds": {title: folder.name for title, folder in state.round_changes.items()},
         "regions": {title: folder.name for title, folder in state.regions.items()},
         "floors": state.floors.name if state.floors else None,
         "masks": {one.title: folder.name for one, folder in state.masks},
-        "counts": [[folder.name for folder in folders] for folders in state.counts],
+        "counts": [[folder.name for folder in folders] for folders in [*state.counts, state.prediction_counts]],
         "changes": [[folder.name for folder in folders] for folders in state.changes],
         "localized": [folder.name for folder in (state.floor_localized, *state.localized) if folder],
     }
@@ -63,8 +65,8 @@ def metric_rows(state: State) -> list[MetricRow]:
         for method in sorted(set(floors.column("method").to_pylist())):
             part = floors.filter(pc.equal(floors.column("method"), method))
             rows += mask_rows(part, names, stage="mask", method=method, source="fixed")
-    rows += step_rows(state)
-    for one, folder in state.evaluations:
+    rows += step_rows(state) + prediction_rows(state)
+    for one, folder in state.refined_counts:
         if state.run.config.evaluate.curve:
             images = folder.table().to_pandas().groupby("split")["row"].nunique().to_dict()
             rows += curve_rows(folder.table(CURVE), names, method=one.title, images=images)
@@ -100,11 +102,12 @@ def quarantine_table(state: State) -> pa.Table:
             reason = f"the map of {fact['class']} is not finite"
             where = {"image_id": fact["image_id"], "path": index.paths[fact["row"]]}
             rows.append({**where, "stage": "propose", "method": one.title, "reason": reason})
-    for one, folder in state.masks:
+    stages = ["refine"] * len(state.proposals) + ["predict"] * len(state.predictions)
+    for stage, (title, folder) in zip(stages, [(one.title, folder) for one, folder in state.masks]):
         for failure in folder.table(FAILURES).to_pylist():
             where = {"image_id": failure["image_id"], "path": index.paths[failure["row"]]}
             reason = f"{failure['step']}: {failure['reason']}"
-            rows.append({**where, "stage": "refine", "method": one.title, "reason": reason})
+            rows.append({**where, "stage": stage, "method": title, "reason": reason})
     return pa.Table.from_pylist(rows, QUARANTINE)
 
 

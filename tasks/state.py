@@ -9,7 +9,9 @@ import torch
 
 from configs.decoders import Decoder
 from configs.proposals import Proposal
+from configs.recurseed import RecurSeed
 from configs.refine import Step
+from configs.segmentation import GROUND_TRUTH, Segmenter
 from storage.index import ImageIndex
 from storage.labels import LabelStore
 from storage.stages import StageFolder
@@ -19,6 +21,8 @@ from tasks.images import ImageSource, pick_device
 Source = Proposal | Decoder
 """What makes soft maps: a proposal, or a decoder that learned from one."""
 Labelled = tuple[Source, StageFolder]
+Predicted = tuple[Segmenter | RecurSeed, StageFolder]
+"""A network that predicts masks, and its label set."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,15 @@ class State:
         self.attended: StageFolder | None = None
         self.regions: dict[str, StageFolder] = {}
         self.decoders: dict[str, Path] = {}
+        self.segmenters: dict[str, Path] = {}
+        self.predictions: list[Predicted] = []
+        self.round_changes: dict[str, StageFolder] = {}
         self.floors: StageFolder | None = None
         self.proposals: list[Labelled] = []
         self.correlated: dict[str, StageFolder] = {}
         self.label_sets: list[list[LabelSet]] = []
         self.counts: list[list[StageFolder]] = []
+        self.prediction_counts: list[StageFolder] = []
         self.changes: list[list[StageFolder]] = []
         self.localized: list[StageFolder] = []
         self.floor_localized: StageFolder | None = None
@@ -93,14 +101,40 @@ class State:
         return next(folder for one, folder in self.proposals if one.title == title)
 
     @property
-    def masks(self) -> list[Labelled]:
+    def refined(self) -> list[Labelled]:
         """The last label set of every proposal."""
         return [(one, sets[-1].folder) for (one, _), sets in zip(self.proposals, self.label_sets)]
 
     @property
-    def evaluations(self) -> list[Labelled]:
-        """The counts of those."""
+    def masks(self) -> list[Labelled | Predicted]:
+        """Those, and the label sets that networks predicted."""
+        return [*self.refined, *self.predictions]
+
+    @property
+    def refined_counts(self) -> list[Labelled]:
+        """The counts of every proposal's last label set."""
         return [(one, folders[-1]) for (one, _), folders in zip(self.proposals, self.counts)]
+
+    @property
+    def evaluations(self) -> list[Labelled | Predicted]:
+        """Those, and the counts of what networks predicted."""
+        predicted = [(one, folder) for (one, _), folder in zip(self.predictions, self.prediction_counts)]
+        return [*self.refined_counts, *predicted]
+
+    def labels(self, title: str | None) -> StageFolder:
+        """A label set by the name of what made it; none: the first proposal's.
+
+        Raises
+        ------
+        RuntimeError
+            It is not there yet.
+        """
+        if title == GROUND_TRUTH and self.truth is not None:
+            return self.truth
+        for one, folder in self.masks:
+            if title in (None, one.title):
+                return folder
+        raise RuntimeError(f"expected masks of {title or 'a proposal'}; the refine step comes first")
 
     @property
     def index_stage(self) -> str:

@@ -39,6 +39,17 @@ def step_rows(state: State) -> list[MetricRow]:
     return rows
 
 
+def prediction_rows(state: State) -> list[MetricRow]:
+    """Rows of every predicted label set, and how far each round of a recursion moved."""
+    names = ["background", *state.index.classes]
+    rows: list[MetricRow] = []
+    for (one, _), counts in zip(state.predictions, state.prediction_counts):
+        rows += mask_rows(counts.table(), names, stage="mask", method=one.title, source="fixed")
+    for title, changes in state.round_changes.items():
+        rows += _change_rows(changes.table().to_pandas(), names, "mask", title, "fixed")
+    return rows
+
+
 def _change_rows(
     frame: pd.DataFrame, names: list[str], stage: str, method: str, source: ThresholdSource
 ) -> list[MetricRow]:

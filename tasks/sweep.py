@@ -147,7 +147,7 @@ def curve_rows(tables: Mapping[int, pd.DataFrame], classes: int, title: str, cho
 def label_shares(state: State, sweep: Sweep) -> tuple[dict[int, float], int]:
     """Label share per δ over the images of all splits, and their number; pairs with an unusable map are left out."""
     columns = ["row", "class_id", "share", "flag"]
-    facts = {δ: folder.table(columns=columns).to_pandas() for δ, folder in swept(sweep, state.masks).items()}
+    facts = {δ: folder.table(columns=columns).to_pandas() for δ, folder in swept(sweep, state.refined).items()}
     whole = pd.concat(facts.values(), ignore_index=True)
     unusable = set(whole.loc[whole["flag"] == NONFINITE, ["row", "class_id"]].itertuples(index=False, name=None))
     shares: dict[int, float] = {}
@@ -177,9 +177,9 @@ def swept(sweep: Sweep, found: Sequence[Labelled]) -> dict[int, StageFolder]:
 
 def count_tables(state: State, sweep: Sweep) -> dict[int, pd.DataFrame]:
     """Counts of every image per δ; none without ground truth."""
-    if not state.evaluations:
+    if not state.refined_counts:
         return {}
-    return {δ: folder.table().to_pandas() for δ, folder in swept(sweep, state.evaluations).items()}
+    return {δ: folder.table().to_pandas() for δ, folder in swept(sweep, state.refined_counts).items()}
 
 
 def swept_only(state: State) -> frozenset[str]:

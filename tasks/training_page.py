@@ -22,7 +22,7 @@ Pixels = np.ndarray[Any, Any]
 
 def training_figures(state: State) -> list[Figure]:
     """One figure per model that was trained here: terms of the loss, and what chose the epoch."""
-    models = {"classifier": state.model, "transformer": state.transformer, **state.decoders}
+    models = {"classifier": state.model, "transformer": state.transformer, **state.decoders, **state.segmenters}
     figures = []
     for name, folder in models.items():
         if folder is None or not (folder / HISTORY).exists():
