@@ -83,8 +83,8 @@ class TestSteps:
         done = maskmill.run("run", write(tmp_path, few, more), "-w", workspace)
         assert done.status == 0, done.err
         made = sorted(path.name.split("-")[0] for path in workspace.glob("stages/*") if path.name not in before)
-        # Two proposals: labels after the walk and after the clean-up, their counts and changes.
-        assert made == sorted(["mask", "evaluate", "change"] * 4)
+        # Two proposals: labels after the walk and after the clean-up, their counts and changes; boxes of the last only.
+        assert made == sorted(["mask", "evaluate", "change"] * 4 + ["localize"] * 2)
 
     def test_kill_in_the_middle(self, maskmill: Launcher, few: Path, refined: Path, tmp_path: Path) -> None:
         workspace = tmp_path / "workspace"
