@@ -20,6 +20,7 @@ from tasks.chain import StepError
 from tasks.images import ImageSource
 from tasks.localization import localization_table
 from tasks.metrics import image_scores
+from tasks.recursion_page import round_table
 from tasks.refine import ChainReader
 from tasks.state import State
 from tasks.steps import step_table
@@ -36,6 +37,8 @@ FLOORS = {
 MAX_ROWS = 200
 MAX_LEAKS = 50
 MAX_LEGEND = 24
+MAX_PREDICTIONS = 3
+"""Networks whose masks a card shows, the last ones."""
 CARD_SIDE = 320
 PALETTE = voc_palette()
 Pixels = np.ndarray[Any, Any]
@@ -50,8 +53,8 @@ def build_page(state: State, folder: Path) -> ReportPage:
     only = swept_only(state)
     tables = [method_table(metrics, only), *sweep_tables(frame), class_table(state, frame[~frame["method"].isin(only)])]
     listed = frame[~frame["method"].isin(only)]
-    tables += [step_table(state, listed), localization_table(listed, FLOORS), *box_tables(state)]
-    tables += [classifier_table(frame), *leaks]
+    tables += [step_table(state, listed), round_table(state, listed), localization_table(listed, FLOORS)]
+    tables += [*box_tables(state), classifier_table(frame), *leaks]
     return ReportPage(
         title=state.run.config.report.title,
         subtitle=f"{len(state.index)} images, {len(state.index.classes)} classes, report {folder.name}",
@@ -204,6 +207,8 @@ def card(state: State, source: ImageSource, row: int, badge: str, boxes: pd.Data
     store = state.label_store(masks[1])
     shown = [("image", pixels), *strip(state, source, row, pixels, store.shard_of(row).number)]
     shown.append(("mask", overlay(pixels, store.mask(row), PALETTE)))
+    for network, predicted in state.predictions[-MAX_PREDICTIONS:]:
+        shown.append((network.title, overlay(pixels, state.label_store(predicted).mask(row), PALETTE)))
     if boxes is not None:
         shown.append(("boxes, best in orange", with_boxes(pixels, boxes)))
     if state.truth is not None:
