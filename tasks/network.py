@@ -62,7 +62,10 @@ def save_model(folder: Path, state: dict[str, Tensor], about: dict[str, Any], hi
     paths = [folder / WEIGHTS, folder / DESCRIPTION]
     write_bytes_atomic(folder / DESCRIPTION, canonical_json({**about, "weights": file_digest(folder / WEIGHTS)}))
     if history:
-        write_table(folder / HISTORY, pa.Table.from_pylist(history))
+        # Some terms of a loss begin in a later epoch: the columns are those of all epochs, not of the first.
+        names = list(dict.fromkeys(name for one in history for name in one))
+        columns = {name: [one.get(name) for one in history] for name in names}
+        write_table(folder / HISTORY, pa.table(columns))
         paths.append(folder / HISTORY)
     CommitLog(folder).commit(UNIT, paths, facts={}, began=began)
     remove_checkpoint(folder / CHECKPOINT)

@@ -30,7 +30,8 @@ def training_figures(state: State) -> list[Figure]:
         frame = pq.ParquetFile(folder / HISTORY).read().to_pandas()
         if len(frame) < 2:
             continue
-        lines = {column: (frame["epoch"].tolist(), frame[column].tolist()) for column in frame if column != "epoch"}
+        terms = {column: frame[["epoch", column]].dropna() for column in frame if column != "epoch"}
+        lines = {column: (part["epoch"].tolist(), part[column].tolist()) for column, part in terms.items()}
         data = curve_figure(lines, f"Training: {name}", "epoch", "loss, and what chose the epoch")
         best = [column for column in ("px_ap", "fg_iou_pooled", "max_box_acc") if column in frame]
         note = f"The epoch with the largest {best[0]} on the validation split was kept." if best else ""
