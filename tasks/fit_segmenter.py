@@ -1,5 +1,6 @@
 """Training one network that predicts masks: on stored masks, or on image-level labels alone."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from configs import ConfigError
 from configs.recurseed import RecurSeed
+from configs.schema import SMALLEST_VIEW
 from configs.segmentation import GROUND_TRUTH, Segmenter
 from methods.networks import ClassifierNetwork, JointNetwork, build_segmenter
 from storage import keys
@@ -90,7 +92,9 @@ def fit_segmenter(
     learner = _learner(state, training, network)
     engine = Engine(learner, settings, state.device, where=f"{where}: optimise", ids=state.index.ids)
     history = engine.fit(batches, checkpoint, progress)
-    return Trained(dict(network.state_dict()), history)
+    # Terms that begin later are NaN before: a table has the columns of its first row.
+    terms = {name: math.nan for row in history for name in row}
+    return Trained(dict(network.state_dict()), [{**terms, **row} for row in history])
 
 
 def _learner(state: State, training: Segmenter | RecurSeed, network: nn.Module) -> Learner:
@@ -106,24 +110,33 @@ def check_segmenters(state: State) -> None:
     Raises
     ------
     ConfigError
-        An unknown network or split, more classes than a mask has room for, no ground truth to learn from.
+        An unknown network or split, more classes than a mask has room for, no ground truth to learn from, views of an
+        image that are too small for a network.
     """
-    config, index = state.run.config, state.index
-    trainings = [(f"train: {one.title}", one) for one in config.segmenters]
+    config = state.run.config
+    for one in config.segmenters:
+        _check(state, one, f"train: {one.title}")
     if config.recurse is not None:
-        trainings.append(("recurse: train", config.recurse.train))
-    for where, one in trainings:
-        if len(index.classes) > MOST_CLASSES:
-            raise ConfigError(
-                f"{where}: expected at most {MOST_CLASSES} classes, the data set has {len(index.classes)}"
-            )
-        seen = sorted(set(index.splits))
-        for split in one.split:
-            if split not in seen:
-                raise ConfigError(f"{where}: split: expected one of {', '.join(seen)}, saw {split!r}")
-        if isinstance(one, Segmenter) and one.labels == GROUND_TRUTH and state.truth is None:
-            raise ConfigError(f"{where}: labels: expected a data set with ground truth masks, it has none")
-        try:
-            new_segmenter(one, new_network(config.classifier, len(index.classes)), len(index.classes))
-        except ValueError as error:
-            raise ConfigError(f"{where}: {error}") from error
+        _check(state, config.recurse.train, "recurse: train")
+
+
+def _check(state: State, training: Segmenter | RecurSeed, where: str) -> None:
+    classifier, classes = state.run.config.classifier, len(state.index.classes)
+    if classes > MOST_CLASSES:
+        raise ConfigError(f"{where}: expected at most {MOST_CLASSES} classes, the data set has {classes}")
+    seen = sorted(set(state.index.splits))
+    for split in training.split:
+        if split not in seen:
+            raise ConfigError(f"{where}: split: expected one of {', '.join(seen)}, saw {split!r}")
+    if isinstance(training, Segmenter) and training.labels == GROUND_TRUTH and state.truth is None:
+        raise ConfigError(f"{where}: labels: expected a data set with ground truth masks, it has none")
+    smallest = min(training.inference.scales)
+    if round(classifier.input_size * smallest) < SMALLEST_VIEW:
+        raise ConfigError(
+            f"{where}: inference.scales: expected images of {SMALLEST_VIEW} pixels a side and more, saw {smallest:g} "
+            f"of classifier.input_size {classifier.input_size}"
+        )
+    try:
+        new_segmenter(training, new_network(classifier, classes), classes)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
