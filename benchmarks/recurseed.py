@@ -4,7 +4,7 @@ Eight images of 320 x 320 pixels, 20 classes and background, ResNet50 of stride 
 thread. The floor, ``plain``, learns the classes and labels that are given: one pass forward and back, and a step of the
 optimiser. ``recurseed`` makes its targets beside; ``mixed`` makes labels by edges, too, and learns from a second,
 mixed batch; its floor is ``plain`` on 16 images. Every step runs in a process of its own: processor time, and the most
-that was resident (VmHWM, reset before) above what was resident before the step. Variants in turn, medians.
+that was resident (VmHWM, reset before) above what was resident before the step. Variants in turn, medians of ratios.
 """
 
 import statistics
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.common import resident_bytes, show
+from benchmarks.common import ratio, resident_bytes, show, spread
 from configs.recurseed import Mix, RecurSeed
 from methods.losses import partial_cross_entropy
 from methods.networks import build_classifier, keep_stride
@@ -100,13 +100,15 @@ def main(variant: str = "", rounds: int = 3) -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             seconds, added = map(float, done.stdout.split())
             found[name].append((seconds, added))
-    middle = {name: [statistics.median(one) for one in zip(*seen, strict=True)] for name, seen in found.items()}
     rows: list[list[object]] = []
     for name in VARIANTS:
-        floor = middle[FLOORS.get(name, name)]
-        times, memory = (own / other for own, other in zip(middle[name], floor, strict=True))
-        rows.append([name, *middle[name], FLOORS.get(name, ""), times, memory])
-    show("One step, 1 thread", ["what", "s", "MiB", "floor", "times its time", "its memory"], rows)
+        times, memory = ([one[kind] for one in found[name]] for kind in (0, 1))
+        row: list[object] = [name, statistics.median(times), statistics.median(memory)]
+        if floor := FLOORS.get(name):
+            below = [one[0] for one in found[floor]]
+            row += [floor, ratio(times, below), spread(times, below), ratio(memory, [one[1] for one in found[floor]])]
+        rows.append(row + [""] * (7 - len(row)))
+    show("One step, 1 thread", ["what", "s", "MiB", "floor", "times its time", "range", "its memory"], rows)
 
 
 if __name__ == "__main__":
