@@ -39,7 +39,7 @@ class Running:
         if self.wait(0) is None:
             os.kill(self.pid, signal.SIGKILL)
 
-    def wait(self, timeout: float = 120) -> int | None:
+    def wait(self, timeout: float = 300) -> int | None:
         """Its exit status (negative: the signal that killed it), None if it has not ended in time."""
         if self.status is None:
             line = self.launcher.line(timeout)

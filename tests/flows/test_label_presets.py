@@ -13,6 +13,8 @@ from PIL import Image
 from storage.demo_data import make_demo
 from tests.flows.launcher import Launcher
 
+LONGEST = 600
+"""Seconds that the longest chain may take."""
 SMALL = (
     "classifier.backbone=small",
     "classifier.weights=none",
@@ -99,8 +101,8 @@ def make_coco(root: Path) -> None:
 def run(maskmill: Launcher, preset: str, folder: Path, overrides: list[str]) -> pd.DataFrame:
     """Metric rows of a preset that ran through."""
     sets = [part for one in overrides for part in ("--set", one)]
-    done = maskmill.run("run", f"preset:{preset}", "-w", folder / "w", *sets)
-    assert done.status == 0, done.err
+    done = maskmill.start("run", f"preset:{preset}", "-w", folder / "w", *sets)
+    assert done.wait(LONGEST) == 0, done.err
     (report,) = (folder / "w" / "reports").iterdir()
     frame: pd.DataFrame = pq.ParquetFile(report / "metrics.parquet").read().to_pandas()
     return frame
