@@ -36,6 +36,8 @@ from tasks.state import State
 Look = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From images to logits of the decoder ``[n, C + 1, h, w]`` and of the classes ``[n, C]``."""
 NO_CLASS = "not finite"
+TILE = 1024
+"""Larger images are refined in tiles of this side, with the same result."""
 
 
 class Predictor:
@@ -64,19 +66,21 @@ class Predictor:
         """Values ``[B, C + 1, h, w]`` of network input, background first, the larger the likelier, or NaN."""
         wish = self.inference
         decoded = multi_scale_decode(images, self.look, scales=wish.scales, flip=wish.flip, interpolation="bilinear")
-        present = self._present(decoded.scores, rows).to(images.device)
+        scores = (decoded.scores if self.scores is None else self.scores[list(rows)]).to(images.device)
         found = decoded.probabilities
-        gated = gate_classes(found.nan_to_num(), present, normalise=wish.stretch)
+        known = found.isfinite().all(dim=1, keepdim=True)
+        if wish.gate == "scores":
+            known = known & scores.isfinite().all(dim=1)[:, None, None, None]
+        gated = gate_classes(found.nan_to_num(), self._present(scores, rows), normalise=wish.stretch)
         # What is not finite stays so: its image is set aside, never background.
-        return torch.where(found.isfinite().all(dim=1, keepdim=True), gated, torch.nan)
+        return torch.where(known, gated, torch.nan)
 
     def _present(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
         if self.inference.gate == "labels":
-            return torch.from_numpy(self.index.targets[list(rows)]) > 0
+            return torch.from_numpy(self.index.targets[list(rows)]).to(scores.device) > 0
         if self.inference.gate == "scores":
-            known = scores if self.scores is None else self.scores[list(rows)]
-            return present_classes(known, self.inference.gate_threshold)
-        return torch.ones(len(rows), len(self.index.classes), dtype=torch.bool)
+            return present_classes(scores.nan_to_num(), self.inference.gate_threshold)
+        return torch.ones_like(scores, dtype=torch.bool)
 
     def _plain(self, views: Tensor) -> tuple[Tensor, Tensor]:
         logits: Tensor = self.network(views)
@@ -177,12 +181,16 @@ class PredictWork(FolderWork):
         size = self.index.sizes[row]
         if not torch.isfinite(found).all():
             return np.full(size, IGNORE, np.uint8), np.zeros(size, np.uint8)
-        full = F.interpolate(found[None], size, mode="bilinear", align_corners=False)
+        # Of many classes an image shows few: the others are zero throughout, and stay so.
+        shown = found.flatten(1).any(dim=1)
+        shown[0] = True
+        full = F.interpolate(found[None, shown], size, mode="bilinear", align_corners=False)
         if self.predictor.inference.pamr:
             pixels = torch.from_numpy(self.source.pixels(row).transpose(2, 0, 1).copy()).to(full)
-            full = pamr(pixels[None] / 255, full)
+            full = pamr(pixels[None] / 255, full, tile=TILE if max(size) > TILE else None)
         # Gating may leave nothing but a little background: shares are of what is left.
-        value, label = (full / full.sum(dim=1, keepdim=True).clamp(min=1e-12))[0].max(dim=0)
+        value, place = (full / full.sum(dim=1, keepdim=True).clamp(min=1e-12))[0].max(dim=0)
+        label = shown.nonzero()[:, 0][place]
         return label.to(torch.uint8).cpu().numpy(), (value * 255).round().to(torch.uint8).cpu().numpy()
 
     def _facts(self, row: int, label: Mask, sure: Mask) -> list[dict[str, Any]]:
