@@ -25,4 +25,4 @@ def changed_share(state: State, training: Segmenter) -> float:
     rows = keys.rows_of(state.index, training.split)
     counts = pooled(frame[frame["row"].isin(rows)], len(state.index.classes) + 1)[:, :-1]
     total = int(counts.sum())
-    return 1 - int(np.diagonal(counts).sum()) / total if total else 0.0
+    return (total - int(np.diagonal(counts).sum())) / total if total else 0.0
