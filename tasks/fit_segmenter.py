@@ -111,7 +111,7 @@ def check_segmenters(state: State) -> None:
     ------
     ConfigError
         An unknown network or split, more classes than a mask has room for, no ground truth to learn from, views of an
-        image that are too small for a network.
+        image that are too small for a network, batches too small to be shared.
     """
     config = state.run.config
     for one in config.segmenters:
@@ -130,6 +130,12 @@ def _check(state: State, training: Segmenter | RecurSeed, where: str) -> None:
             raise ConfigError(f"{where}: split: expected one of {', '.join(seen)}, saw {split!r}")
     if isinstance(training, Segmenter) and training.labels == GROUND_TRUTH and state.truth is None:
         raise ConfigError(f"{where}: labels: expected a data set with ground truth masks, it has none")
+    fit = training.optimise
+    if fit.batch_size < 2 * fit.processes:
+        raise ConfigError(
+            f"{where}: optimise.batch_size: expected two images and more for each of {fit.processes} processes, saw "
+            f"{fit.batch_size}"
+        )
     smallest = min(training.inference.scales)
     if round(classifier.input_size * smallest) < SMALLEST_VIEW:
         raise ConfigError(

@@ -44,12 +44,20 @@ class SegmentLearner(Learner):
     def forward(self, tensors: dict[str, Tensor], moment: Moment) -> Terms:  # noqa: ARG002
         """The loss of one batch, see :func:`labelled_batches`."""
         logits = self.network(tensors["images"].contiguous(memory_format=self.layout)).float()
-        if not torch.isfinite(logits).all():
-            # Not finite either: the engine then names the step and the images, where a loss would refuse its input.
-            return {"segmentation": logits.sum()}
-        if "confidence" not in tensors:
-            return {"segmentation": partial_cross_entropy(logits, tensors["labels"].long(), ignore=IGNORE)}
-        return {"segmentation": weighted_cross_entropy(logits, tensors["labels"], tensors["confidence"])}
+        loss = _loss(logits, tensors)
+        if torch.distributed.is_initialized():
+            # Processes wait for the gradient of every parameter, and the classifier's own head is unused.
+            loss = loss + 0 * torch.stack([one.sum() for one in self.network.parameters() if one.requires_grad]).sum()
+        return {"segmentation": loss}
+
+
+def _loss(logits: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+    if not torch.isfinite(logits).all():
+        # Not finite either: the engine then names the step and the images, where a loss would refuse its input.
+        return logits.sum()
+    if "confidence" in tensors:
+        return weighted_cross_entropy(logits, tensors["labels"], tensors["confidence"])
+    return partial_cross_entropy(logits, tensors["labels"].long(), ignore=IGNORE)
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

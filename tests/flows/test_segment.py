@@ -211,6 +211,13 @@ class TestChain:
         # Of the first proposal's masks alone: not the ceiling, and nothing that begins with image-level labels.
         assert len(folders(copied, "segmenter")) == 5
 
+    def test_in_two_processes(self, maskmill: Launcher, finished: Finished, copied: Path, tmp_path: Path) -> None:
+        shared = {**UNET, "name": "shared", "optimise": {"epochs": 2, "batch_size": 4, "processes": 2}}
+        done = maskmill.run("segment", write(tmp_path, finished.data, *CHAIN, shared), "-w", copied)
+        assert done.status == 0, done.err
+        assert list(predictions(copied)) == [*TITLES, "shared"]
+        assert len(folders(copied, "segmenter")) == 5
+
     def test_export_by_title(self, maskmill: Launcher, finished: Finished, tmp_path: Path) -> None:
         for title, store in predictions(finished.workspace).items():
             out = tmp_path / title

@@ -323,6 +323,11 @@ class TestCheckSegmenters:
             "32"
         )
 
+    @WHERE
+    def test_refuses_batches_of_one_image_a_process(self, state: State, where: str, title: str) -> None:
+        found = self.refusal(state, {"optimise": {"batch_size": 3, "processes": 2}}, where)
+        assert found == (f"{title}optimise.batch_size: expected two images and more for each of 2 processes, saw 3")
+
     def test_refuses_the_ceiling_without_ground_truth(self, state: State) -> None:
         message = r"train: unet-ground_truth: labels: expected a data set with ground truth masks, it has none"
         with pytest.raises(ConfigError, match=message):

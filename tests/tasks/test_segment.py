@@ -358,6 +358,24 @@ class TestSegmentLearner:
             (loss,) = SegmentLearner(Pointwise())(tensors(confidence=True), START).values()
         assert loss.dtype == torch.float32
 
+    def test_among_several_processes_every_parameter_has_a_gradient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        network = Pointwise()
+        network.unused = nn.Linear(2, 2)
+        made = SegmentLearner(network)
+        (alone,) = made(tensors(), START).values()
+        alone.backward()
+        assert network.unused.weight.grad is None
+        known = network.mix.weight.grad
+        assert known is not None
+        gradient = known.clone()
+        made.zero_grad()
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        (loss,) = made(tensors(), START).values()
+        loss.backward()
+        assert loss == alone
+        assert torch.equal(network.mix.weight.grad, gradient)  # type: ignore[arg-type]
+        assert not any(one.grad.any() for one in network.unused.parameters())  # type: ignore[union-attr]
+
     @pytest.mark.parametrize("confidence", [False, True])
     def test_learns(self, confidence: bool) -> None:
         torch.manual_seed(0)
