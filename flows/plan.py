@@ -138,7 +138,8 @@ def _prediction_lines(state: State) -> list[str]:
         change = name_round_change(state, round_)[0] if saved else None
         if change is None or not change.complete:
             left = recurse.rounds - len(state.round_changes) - (0 if saved else 1)
-            return [*lines, f"recurse    up to {left} more rounds, unless one changes less than {recurse.stop:g}"]
+            more = f"recurse    up to {left} more rounds, unless one changes at most {recurse.stop:g} of the pixels"
+            return [*lines, more] if left > 0 else lines
     return lines
 
 

@@ -48,6 +48,8 @@ def report_folder(state: State) -> Path:
     }
     if sweep := state.run.config.sweep:
         parts["sweep"] = sweep.model_dump(mode="json")
+    if recurse := state.run.config.recurse:
+        parts["recurse"] = {"rounds": recurse.rounds, "stop": recurse.stop}
     return state.run.workspace.report(stage_key("report", keys.report_basis(state.run.config, parts)))
 
 
