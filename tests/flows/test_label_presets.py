@@ -146,12 +146,13 @@ class TestPaperPresets:
 
 @pytest.mark.slow
 class TestSmallPreset:
+    @pytest.mark.timeout(LONGEST + 60)
     def test_whole_chain_on_the_demo_data(self, maskmill: Launcher, tmp_path: Path) -> None:
         data = make_demo(tmp_path / "demo")
         frame = run(maskmill, "recurseed-small", tmp_path, [f"dataset.root={data}", "runtime.device=cpu"])
         part = frame[(frame["stage"] == "mask") & (frame["metric"] == "miou") & (frame["split"] == "val")]
         scores = part.set_index("method")["value"]
-        ceiling = scores["unet on the ground truth"]
+        ceiling = scores["deeplab on the ground truth"]
         assert ceiling > scores["centred_box"]
-        assert scores["unet round 2"] > scores["lt_grad_cam-S3+S4+S5-d20"]
+        assert scores["recurseed"] > scores["lt_grad_cam-S3+S4+S5-d20"]
         shutil.rmtree(tmp_path / "demo")
