@@ -232,7 +232,9 @@ class TestBadInput:
         assert all(one["seeds"] == 0 for one in history)
 
     @pytest.mark.parametrize("decoder", [FCAM, DIPS], ids=["fcam", "dips"])
-    def test_a_split_that_is_not_there(self, decode: Callable[..., tuple[Running, Path]], decoder: dict[str, Any]) -> None:
+    def test_a_split_that_is_not_there(
+        self, decode: Callable[..., tuple[Running, Path]], decoder: dict[str, Any]
+    ) -> None:
         done, workspace = decode({**decoder, "split": ["nowhere"]})
         assert done.status == 2
         assert "split: expected one of train, val, saw 'nowhere'" in done.err

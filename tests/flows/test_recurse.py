@@ -235,7 +235,7 @@ class TestPlan:
         first, rest = self.plan(maskmill, write(tmp_path, finished.data), finished.refined)
         assert first.startswith("recurse to do (segmenter-")
         assert first.endswith(f"{ROUNDS[0]}, its masks depend on it: 2 shards")
-        assert rest == "recurse up to 1 more rounds, unless one changes less than 0"
+        assert rest == "recurse up to 1 more rounds, unless one changes at most 0 of the pixels"
 
     def test_after(self, maskmill: Launcher, finished: Finished, tmp_path: Path) -> None:
         lines = self.plan(maskmill, write(tmp_path, finished.data), finished.workspace)
@@ -249,7 +249,10 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("point", "known"),
         [
-            ("epoch:1", ["recurse to resume", "recurse up to 1 more rounds, unless one changes less than 0"]),
+            (
+                "epoch:1",
+                ["recurse to resume", "recurse up to 1 more rounds, unless one changes at most 0 of the pixels"],
+            ),
             ("infer:2", ["recurse cached", "recurse 1 to do, 1 cached", "recurse up to 1 more rounds, unless"]),
             ("infer:4", ["recurse cached", "recurse 0 to do, 2 cached", "recurse up to 1 more rounds, unless"]),
             ("epoch:3", ["recurse cached", "recurse 0 to do, 2 cached", "recurse to resume"]),
