@@ -37,8 +37,8 @@ FLOORS = {
 MAX_ROWS = 200
 MAX_LEAKS = 50
 MAX_LEGEND = 24
-MAX_PREDICTIONS = 3
-"""Networks whose masks a card shows, the last ones."""
+MAX_OTHERS = 3
+"""Masks that a card shows beside the first, those of the last methods: decoders and networks are the last ones."""
 CARD_SIDE = 320
 PALETTE = voc_palette()
 Pixels = np.ndarray[Any, Any]
@@ -207,8 +207,8 @@ def card(state: State, source: ImageSource, row: int, badge: str, boxes: pd.Data
     store = state.label_store(masks[1])
     shown = [("image", pixels), *strip(state, source, row, pixels, store.shard_of(row).number)]
     shown.append(("mask", overlay(pixels, store.mask(row), PALETTE)))
-    for network, predicted in state.predictions[-MAX_PREDICTIONS:]:
-        shown.append((network.title, overlay(pixels, state.label_store(predicted).mask(row), PALETTE)))
+    for other, folder in state.masks[1:][-MAX_OTHERS:]:
+        shown.append((other.title, overlay(pixels, state.label_store(folder).mask(row), PALETTE)))
     if boxes is not None:
         shown.append(("boxes, best in orange", with_boxes(pixels, boxes)))
     if state.truth is not None:
