@@ -68,4 +68,8 @@ class RecurSeed(LabelTraining):
             raise ValueError(
                 f"mix.start: expected {self.start} or later, where the maps begin to teach, saw {self.mix.start}"
             )
+        late = [("start", self.start), *([("mix.start", self.mix.start)] if self.mix else [])]
+        for key, epoch in late:
+            if epoch >= self.optimise.epochs:
+                raise ValueError(f"{key}: expected an epoch before optimise.epochs {self.optimise.epochs}, saw {epoch}")
         return self

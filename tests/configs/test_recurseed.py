@@ -106,6 +106,16 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
+            ({"optimise": {"epochs": 5}}, "start: expected an epoch before optimise.epochs 5, saw 5"),
+            ({"optimise": {"epochs": 15}}, "mix.start: expected an epoch before optimise.epochs 15, saw 15"),
+        ],
+    )
+    def test_what_would_never_begin(self, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+        assert message in refused(tmp_path, **change)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
             ({"start": -1}, "start: expected greater than or equal to 0, saw -1"),
             ({"foreground": 1.5}, "foreground: expected less than or equal to 1, saw 1.5"),
             ({"background": -0.1}, "background: expected greater than or equal to 0, saw -0.1"),
