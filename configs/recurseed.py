@@ -51,8 +51,6 @@ class RecurSeed(LabelTraining):
     mix: Mix | None = Mix()
     """None: without mixing."""
     groups: bool = True
-    """Learning rates as Puzzle-CAM: biases twice that of weights and without decay, new parts ten times that of the
-    encoder."""
     inference: Inference = Inference(gate="labels", stretch=True)
     optimise: RecurSeedOptimisation = RecurSeedOptimisation()
 

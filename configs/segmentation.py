@@ -57,6 +57,9 @@ class LabelTraining(Section):
     """Side that training images are resized to before the crop; none: 8/7 of the classifier's input."""
     flip: bool = True
     vertical_flip: bool = False
+    groups: bool = False
+    """Learning rates as Puzzle-CAM: biases twice that of weights and without decay, new parts ten times that of the
+    encoder."""
     inference: Inference = Inference()
     split: Names = Field(default=["train"])
 

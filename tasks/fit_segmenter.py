@@ -101,7 +101,8 @@ def _learner(state: State, training: Segmenter | RecurSeed, network: nn.Module) 
     channels_last = state.run.config.runtime.channels_last
     if isinstance(training, RecurSeed) and isinstance(network, JointNetwork):
         return RecurSeedLearner(network, training, channels_last=channels_last)
-    return SegmentLearner(network, channels_last=channels_last)
+    decay = training.optimise.weight_decay if training.groups else None
+    return SegmentLearner(network, channels_last=channels_last, decay=decay)
 
 
 def check_segmenters(state: State) -> None:

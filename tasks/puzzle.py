@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from configs.training import Puzzle, Training
 from methods.losses import puzzle_losses
 from methods.networks import ClassifierNetwork, class_maps
-from methods.training import alpha, parameter_groups, tile
+from methods.training import alpha, tile
 from tasks.engine import Learner, Moment, Terms
+from tasks.rates import factor_groups
 
 STEPS = 2**40
 """Parts that a training is counted in where only the fraction of it is known."""
@@ -128,8 +129,7 @@ def recipe_groups(module: nn.Module, new: Sequence[str], settings: Training) -> 
     """
     groups: list[dict[str, Any]] = [{"params": [one for one in module.parameters() if one.requires_grad]}]
     if settings.groups:
-        made = parameter_groups(module, new, rate=1.0, decay=settings.weight_decay)
-        groups = [{**{k: v for k, v in one.items() if k != "lr"}, "factor": one["lr"]} for one in made]
+        groups = factor_groups(module, new, settings.weight_decay)
     if settings.compat:
         groups = [{**one, "momentum": settings.weight_decay, "nesterov": False} for one in groups]
     return groups

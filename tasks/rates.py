@@ -1,8 +1,13 @@
-"""Learning rate over a training, as a factor of the configured one."""
+"""Learning rates over a training and of its parts, as factors of the configured one."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
 
 from configs.training import Optimisation
+from methods.training import parameter_groups
 
 
 def rate_factor(settings: Optimisation, progress: float) -> float:
@@ -37,3 +42,30 @@ def rate_factor(settings: Optimisation, progress: float) -> float:
             return float(settings.gamma ** int(epoch / settings.step_epochs + 1e-9))
         case "poly":
             return float((1 - part) ** settings.power)
+
+
+def factor_groups(module: nn.Module, new: Sequence[str], decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of IRN and Puzzle-CAM, for :meth:`tasks.engine.Learner.groups`.
+
+    Parameters
+    ----------
+    module
+        What is trained.
+    new
+        Names of its modules that have not been trained before; "" is all of it.
+    decay
+        Weight decay of weights.
+
+    Returns
+    -------
+    list of dict
+        Weights, biases, new weights, new biases as :func:`methods.training.parameter_groups` has them, with ``factor``
+        to multiply the learning rate by. A group may be empty.
+
+    Examples
+    --------
+    >>> [(len(one["params"]), one["factor"]) for one in factor_groups(nn.Linear(3, 2), [""], 1e-4)]
+    [(0, 1.0), (0, 2.0), (1, 10.0), (1, 20.0)]
+    """
+    made = parameter_groups(module, new, rate=1.0, decay=decay)
+    return [{**{key: value for key, value in one.items() if key != "lr"}, "factor": one["lr"]} for one in made]

@@ -10,8 +10,9 @@ from configs.recurseed import Mix, RecurSeed
 from methods.losses.partial_cross_entropy import partial_cross_entropy
 from methods.losses.recurseed_losses import activations, reconstruction_loss
 from methods.networks.joint_network import Joint, JointNetwork
-from methods.training import Mixed, edge_predict_targets, mix, parameter_groups, recurseed_target, target_labels
+from methods.training import Mixed, edge_predict_targets, mix, recurseed_target, target_labels
 from tasks.engine import Learner, Moment, Terms, step_seed
+from tasks.rates import factor_groups
 
 IGNORE = 255
 GRID = 2
@@ -93,8 +94,7 @@ class RecurSeedLearner(Learner):
         """All parameters alike, or those of the encoder apart from new ones and weights apart from biases."""
         if not self.settings.groups:
             return super().groups()
-        made = parameter_groups(self.network, self.new_parts(), rate=1.0, decay=self.settings.optimise.weight_decay)
-        return [{**{key: value for key, value in one.items() if key != "lr"}, "factor": one["lr"]} for one in made]
+        return factor_groups(self.network, self.new_parts(), self.settings.optimise.weight_decay)
 
     def new_parts(self) -> list[str]:
         """Names of the network's modules that have not been trained before.

@@ -1,6 +1,7 @@
 """Training segmentation networks on stored masks: the learner, its network as it begins, and its batches."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +10,13 @@ from torch.nn import functional as F
 from configs.normalise import Normalise
 from configs.segmentation import LabelTraining
 from methods.losses import partial_cross_entropy
-from methods.networks import ClassifierNetwork, build_classifier, keep_stride, load_backbone
+from methods.networks import ClassifierNetwork, build_classifier, keep_stride, load_backbone, new_parts
 from storage.labels import LabelStore
 from storage.weights import find_weights, load_state
 from tasks.augment import draw_views
 from tasks.engine import Batch, Batches, Learner, Moment, Terms, deal, step_seed
 from tasks.images import ImageSource, to_input
+from tasks.rates import factor_groups
 
 IGNORE = 255
 LEAST = 1e-8
@@ -29,10 +31,13 @@ class SegmentLearner(Learner):
         Gives logits ``[B, C + 1, H, W]`` of images ``[B, 3, H, W]``, background first.
     channels_last
         Lay images and weights out pixel by pixel: faster convolutions.
+    decay
+        Weight decay of parameter groups in which new parts learn faster than the encoder; none: all learn alike.
     """
 
-    def __init__(self, network: nn.Module, *, channels_last: bool = False) -> None:
+    def __init__(self, network: nn.Module, *, channels_last: bool = False, decay: float | None = None) -> None:
         super().__init__()
+        self.decay = decay
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.layout)
 
@@ -40,6 +45,12 @@ class SegmentLearner(Learner):
     def trained(self) -> nn.Module:
         """All of it."""
         return self.network
+
+    def groups(self) -> list[dict[str, Any]]:
+        """All parameters alike, or those of the encoder apart from new ones and weights apart from biases."""
+        return (
+            super().groups() if self.decay is None else factor_groups(self.network, new_parts(self.network), self.decay)
+        )
 
     def forward(self, tensors: dict[str, Tensor], moment: Moment) -> Terms:  # noqa: ARG002
         """The loss of one batch, see :func:`labelled_batches`."""

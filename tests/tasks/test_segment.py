@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from configs.normalise import Normalise
 from configs.segmentation import SegmentationOptimisation, Segmenter
 from methods.losses import partial_cross_entropy
-from methods.networks import ClassifierNetwork, build_classifier
+from methods.networks import ClassifierNetwork, build_classifier, build_segmenter
 from storage.index import IGNORE, SCHEMA, ImageIndex, build_index
 from storage.labels import LabelStore, to_canvas
 from storage.stages import StageFolder
@@ -462,3 +462,17 @@ class TestStartNetwork:
     def test_refuses_an_unknown_backbone(self, classifier: ClassifierNetwork) -> None:
         with pytest.raises(ValueError, match="resnet999"):
             self.start(classifier, backbone="resnet999")
+
+
+class TestGroups:
+    def test_new_parts_learn_ten_times_faster(self) -> None:
+        network = build_segmenter("unet", build_classifier("small", 2), 2, width=16)
+        alike, apart = SegmentLearner(network), SegmentLearner(network, decay=0.5)
+        (every,) = alike.groups()
+        assert "factor" not in every
+        groups = apart.groups()
+        assert [one["factor"] for one in groups] == [1.0, 2.0, 10.0, 20.0]
+        assert [one["weight_decay"] for one in groups] == [0.5, 0.0, 0.5, 0.0]
+        assert sum(len(one["params"]) for one in groups) == len(every["params"])
+        encoder = {id(one) for one in network.encoder.parameters()}
+        assert all(id(one) in encoder for group in groups[:2] for one in group["params"])
