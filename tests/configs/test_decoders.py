@@ -124,7 +124,7 @@ class TestRefusals:
             ("train.0.size.growth=0.9", ".size.growth"),
             ("train.0.select=miou", ".select"),
             ("train.0.regions={min_size: 1}", "regions"),
-            ("train.0.model=unet", "fcam"),
+            ("train.0.model=u_net", "fcam"),
             ("train.0.optimise.learning_rate=0", ".optimise.learning_rate"),
         ],
     )

