@@ -6,7 +6,15 @@ from configs import dump_config, load_config, preset_names
 from configs.dataset import TableDataset, VocDataset, WsolDataset
 from configs.decoders import DipsDecoder, FcamDecoder
 
-TRAINED = {"dips-cub", "fcam-cub", "fcam-openimages"}
+TRAINED = {
+    "dips-cub",
+    "fcam-cub",
+    "fcam-openimages",
+    "puzzle-voc2012",
+    "recurseed-coco2014",
+    "recurseed-small",
+    "recurseed-voc2012",
+}
 TRIALS = sorted(set(preset_names()) - {"demo"} - TRAINED)
 
 

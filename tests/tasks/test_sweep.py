@@ -71,13 +71,13 @@ def state_of(index_of_labels: Callable[..., ImageIndex]) -> Callable[..., Any]:
         held = None
         if truth is not None:
             held = Folder(pa.table({"row": range(len(truth)), "class_id": truth}))
-        evaluations = folders(tables) if tables else []
+        counts = folders(tables) if tables else []
         return SimpleNamespace(
             run=SimpleNamespace(config=config),
             index=index,
             truth=held,
-            evaluations=evaluations,
-            masks=folders(masks or {}),
+            refined_counts=counts,
+            refined=folders(masks or {}),
         )
 
     return make
@@ -269,6 +269,6 @@ class TestSweepRows:
     def test_a_listed_proposal_serves_the_sweep(self, state_of: Callable[..., Any]) -> None:
         listed = {"method": "grad_cam", "layers": ["S3", "S4", "S5"], "truncation": 20, "name": "mine"}
         state = state_of({0: counts({0: 2}), 20: counts({0: 8})}, listed=[listed])
-        assert list(swept(state.run.config.sweep, state.evaluations)) == [0, 20]
+        assert list(swept(state.run.config.sweep, state.refined_counts)) == [0, 20]
         assert [row.threshold for row in look(sweep_rows(state), "fixed")] == [0.0, 0.2]
         assert swept_only(state) == {"lt_grad_cam-S3+S4+S5-d0"}
