@@ -8,14 +8,12 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.pool import run_work
-from flows.progress import progress
-from flows.threads import set_threads
-from storage.checkpoints import CHECKPOINT
+from flows.training import fit_told, train_alone
 from storage.models import is_saved, weights_digest
 from tasks.attend import AttendWork, attention_maps, begin_attention
 from tasks.folders import name_attention, name_transformer
 from tasks.images import probe_images
-from tasks.processes import Trained, fit_together
+from tasks.processes import Trained
 from tasks.state import State
 from tasks.transformer import load_transformer, new_transformer, pretrain_transformer, save_transformer
 
@@ -28,14 +26,7 @@ def attend_flow(state: State) -> None:
     if config.transformer is None or model is None:
         return
     if not is_saved(model):
-        set_threads(config, 1)
-        try:
-            make_transformer.submit(state, model).result()
-        except BaseException:
-            # A signal reaches only this thread: without its images the training ends with the batch in hand.
-            state.source().close()
-            raise
-        set_threads(config, state.network_workers)
+        train_alone(state, make_transformer, state, model)
     folder, basis = name_attention(state)
     if folder.complete:
         return
@@ -59,11 +50,5 @@ def make_transformer(state: State, folder: Path) -> None:
     if config.pretrain is None:
         save_transformer(folder, config, Trained(dict(new_transformer(config).state_dict()), []), began)
         return
-    with progress("pretrain", config.pretrain.epochs, 0, "epochs") as bar:
-
-        def told(_done: int, _total: int, loss: float) -> None:
-            bar.step(f"loss {loss:.4f}")
-
-        processes = config.pretrain.processes
-        trained = fit_together(pretrain_transformer, state, folder / CHECKPOINT, told, processes)
+    trained = fit_told(pretrain_transformer, state, folder, config.pretrain, step="pretrain")
     save_transformer(folder, config, trained, began)

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.pool import run_work, thread_runner
 from flows.progress import progress
-from flows.threads import set_threads
+from flows.training import fit_told, train_alone
 from methods.networks import ClassifierNetwork
 from storage import keys
 from storage.checkpoints import CHECKPOINT
@@ -20,7 +20,6 @@ from tasks.classify import fit_classifier, fit_on_images, is_multi_label
 from tasks.features import FeatureWork
 from tasks.folders import name_classifier
 from tasks.network import new_network, save_network
-from tasks.processes import fit_together
 from tasks.state import State
 
 
@@ -31,15 +30,7 @@ def classify_flow(state: State) -> None:
     if is_saved(folder):
         state.done["classify"] = 0
         return
-    # One training at a time may use every core.
-    set_threads(state.run.config, 1)
-    future = make_classifier.submit(state, folder)
-    try:
-        future.result()
-    except BaseException:
-        # A signal reaches only this thread: without its images the training ends with the batch in hand.
-        state.source().close()
-        raise
+    train_alone(state, make_classifier, state, folder)
     state.done["classify"] = 1
 
 
@@ -82,20 +73,19 @@ def train_classifier(state: State, network: ClassifierNetwork, rows: list[int], 
     if not rows:
         seen = ", ".join(sorted(set(state.index.splits)))
         raise ValueError(f"classifier.train_split: expected images in {config.train_split}, the data set has {seen}")
-    features = frozen_features(state, network, rows) if config.frozen else None
+    if not config.frozen:
+        trained = fit_told(fit_on_images, state, folder, config.train, step="classify")
+        network.model.load_state_dict(trained.weights)
+        multi_label = is_multi_label(config.loss, state.index, rows)
+        return {"multi_label": multi_label, "history": trained.history, "images": len(rows)}
+    features = frozen_features(state, network, rows)
     with progress("classify", config.train.epochs, 0, "epochs") as bar:
 
         def told(_done: int, _total: int, loss: float) -> None:
             bar.step(f"loss {loss:.4f}")
 
-        checkpoint = folder / CHECKPOINT
-        if features is None:
-            trained = fit_together(fit_on_images, state, checkpoint, told, config.train.processes)
-            network.model.load_state_dict(trained.weights)
-            multi_label = is_multi_label(config.loss, state.index, rows)
-            return {"multi_label": multi_label, "history": trained.history, "images": len(rows)}
-        source, device = state.source(), state.device
-        return fit_classifier(network, config, state.index, rows, source, device, checkpoint, features, told)
+        source, device, path = state.source(), state.device, folder / CHECKPOINT
+        return fit_classifier(network, config, state.index, rows, source, device, path, features, told)
 
 
 def frozen_features(state: State, network: ClassifierNetwork, rows: list[int]) -> torch.Tensor:

@@ -10,11 +10,9 @@ from prefect.cache_policies import NO_CACHE
 from configs.affinity import Affinity
 from configs.decoders import Decoder, DipsDecoder
 from flows.pool import run_work
-from flows.progress import progress
 from flows.propose import correlate_maps
-from flows.threads import set_threads
+from flows.training import fit_told, train_alone
 from methods.networks.affinity_net import grid_side
-from storage.checkpoints import CHECKPOINT
 from storage.models import describe, is_saved, weights_digest
 from storage.stages import StageFolder
 from tasks.agnostic import AgnosticWork
@@ -23,7 +21,7 @@ from tasks.fit_affinity import fit_affinity
 from tasks.fit_decoder import fit_decoder
 from tasks.folders import classifier_weights, name_decoded, name_decoder, name_regions, teacher_of
 from tasks.network import load_network, save_model
-from tasks.processes import Fit, fit_together
+from tasks.processes import Fit
 from tasks.regions import RegionWork
 from tasks.state import State
 from tasks.walked import EdgeMaps, WalkedWork, load_affinity
@@ -37,7 +35,8 @@ def decode_flow(state: State) -> None:
         done += _boxes(state, decoder)
         folder = name_decoder(state, place)
         if not is_saved(folder):
-            done += _train(state, decoder, folder)
+            train_alone(state, make_decoder, state, decoder, folder)
+            done += 1
         done += _maps(state, place)
     state.done["decode"] = done
 
@@ -64,29 +63,12 @@ def _boxes(state: State, decoder: Decoder) -> int:
     return run_work(work, state.network_workers, state.shards)
 
 
-def _train(state: State, decoder: Decoder, folder: Path) -> int:
-    set_threads(state.run.config, 1)
-    try:
-        make_decoder.submit(state, decoder, folder).result()
-    except BaseException:
-        # A signal reaches only this thread: without its images the training ends with the batch in hand.
-        state.source().close()
-        raise
-    set_threads(state.run.config, state.network_workers)
-    return 1
-
-
 @task(name="decoder", cache_policy=NO_CACHE, persist_result=False)
 def make_decoder(state: State, decoder: Decoder, folder: Path) -> None:
     """Train a decoder and commit it; the state after each epoch survives a kill."""
     began = time.monotonic()
-    with progress("decode", decoder.optimise.epochs, 0, "epochs") as bar:
-
-        def told(_done: int, _total: int, loss: float) -> None:
-            bar.step(f"{decoder.title}, loss {loss:.4f}")
-
-        fit = _fit(decoder, teacher_of(state, decoder))
-        trained = fit_together(fit, state, folder / CHECKPOINT, told, decoder.optimise.processes)
+    fit = _fit(decoder, teacher_of(state, decoder))
+    trained = fit_told(fit, state, folder, decoder.optimise, step="decode", title=decoder.title)
     save_model(folder, trained.weights, {"decoder": decoder.settings}, trained.history, began)
 
 

@@ -10,15 +10,12 @@ from prefect.cache_policies import NO_CACHE
 from configs.recurseed import RecurSeed
 from configs.segmentation import Segmenter
 from flows.pool import run_work
-from flows.progress import progress
-from flows.threads import set_threads
-from storage.checkpoints import CHECKPOINT
+from flows.training import fit_told, train_alone
 from storage.models import is_saved, weights_digest
 from tasks.fit_segmenter import fit_segmenter
 from tasks.folders import labels_of, name_predicted, name_segmenter
 from tasks.network import save_model
 from tasks.predict import PredictWork, load_predictor
-from tasks.processes import fit_together
 from tasks.refine import begin_masks
 from tasks.state import State
 
@@ -32,33 +29,18 @@ def segment_flow(state: State) -> None:
 def segment(state: State, training: Segmenter | RecurSeed) -> int:
     """Train one network and predict its masks, inside a flow; returns how many units of work there were."""
     folder = name_segmenter(state, training)
-    trained = 0 if is_saved(folder) else _train(state, training, folder)
-    return trained + _predict(state, training, folder)
-
-
-def _train(state: State, training: Segmenter | RecurSeed, folder: Path) -> int:
-    set_threads(state.run.config, 1)
-    try:
-        make_segmenter.submit(state, training, folder).result()
-    except BaseException:
-        # A signal reaches only this thread: without its images the training ends with the batch in hand.
-        state.source().close()
-        raise
-    set_threads(state.run.config, state.network_workers)
-    return 1
+    done = 0 if is_saved(folder) else 1
+    if done:
+        train_alone(state, make_segmenter, state, training, folder)
+    return done + _predict(state, training, folder)
 
 
 @task(name="segmenter", cache_policy=NO_CACHE, persist_result=False)
 def make_segmenter(state: State, training: Segmenter | RecurSeed, folder: Path) -> None:
     """Train a network and commit it; the state after each epoch survives a kill."""
     began = time.monotonic()
-    with progress("segment", training.optimise.epochs, 0, "epochs") as bar:
-
-        def told(_done: int, _total: int, loss: float) -> None:
-            bar.step(f"{training.title}, loss {loss:.4f}")
-
-        fit = partial(fit_segmenter, training=training, labels=labels_of(state, training))
-        trained = fit_together(fit, state, folder / CHECKPOINT, told, training.optimise.processes)
+    fit = partial(fit_segmenter, training=training, labels=labels_of(state, training))
+    trained = fit_told(fit, state, folder, training.optimise, step="segment", title=training.title)
     save_model(folder, trained.weights, {"segmenter": training.settings}, trained.history, began)
 
 

@@ -1,6 +1,5 @@
 """Training one network that predicts masks: on stored masks, or on image-level labels alone."""
 
-import math
 from pathlib import Path
 
 import torch
@@ -92,9 +91,7 @@ def fit_segmenter(
     learner = _learner(state, training, network)
     engine = Engine(learner, settings, state.device, where=f"{where}: optimise", ids=state.index.ids)
     history = engine.fit(batches, checkpoint, progress)
-    # Terms that begin later are NaN before: a table has the columns of its first row.
-    terms = {name: math.nan for row in history for name in row}
-    return Trained(dict(network.state_dict()), [{**terms, **row} for row in history])
+    return Trained(dict(network.state_dict()), history)
 
 
 def _learner(state: State, training: Segmenter | RecurSeed, network: nn.Module) -> Learner:
