@@ -1,10 +1,11 @@
 """Schema of RecurSeed in the ``train`` section: class maps and a decoder learn from refined class maps."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.dataset import Section
+from configs.refine import Correlation
 from configs.segmentation import Inference, LabelTraining
 from configs.training import Optimisation, Schedule
 
@@ -30,14 +31,21 @@ class Mix(Section):
     """Where edges come from: refined probabilities, or the image."""
 
 
+class Spread(Correlation):
+    """Self-correlation in every step, on the grid of C3."""
+
+    layers: Annotated[list[Literal["S1", "S2", "S3", "S4", "S5"]], Field(min_length=1)] | None = None
+    """Stages whose correlations are summed; none: all, as published."""
+
+
 class RecurSeed(LabelTraining):
     """RecurSeed, single stage: encoder, class maps and a DeepLabv3+ decoder from image-level labels alone."""
 
     model: Literal["recurseed"]
     start: int = Field(default=5, ge=0)
     """Epoch, from 0, in which the refined maps begin to teach; before it only the classes do."""
-    scg: bool = True
-    """Refine the class maps by self-correlation."""
+    scg: Spread | None = Spread()
+    """Refine the class maps by self-correlation; ``true`` for the published constants, ``false`` for none."""
     pamr: bool = True
     """Refine them by the image's colours."""
     foreground: float = Field(default=0.55, ge=0, le=1)
@@ -57,6 +65,11 @@ class RecurSeed(LabelTraining):
     def _built(self) -> str:
         without = [name for name in ("scg", "pamr") if not getattr(self, name)]
         return "-".join(["recurseed", *(f"no_{name}" for name in without), *(["epm"] if self.mix else [])])
+
+    @field_validator("scg", mode="before")
+    @classmethod
+    def _switched(cls, value: Any) -> Any:
+        return {True: Spread(), False: None}[value] if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _in_order(self) -> "RecurSeed":

@@ -16,7 +16,20 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Kind = Literal["map", "decide", "label"]
 
 
-class ScgStep(Section):
+class Correlation(Section):
+    """Which places resemble one another, and which of them spread a map."""
+
+    variant: Literal["recurseed", "spa_cub", "spa_ilsvrc", "slides"] = "recurseed"
+    """Whose constants; those given here replace them one by one."""
+    first_threshold: Fraction | None = None
+    second_threshold: Fraction | None = None
+    second_weight: float | None = Field(default=None, ge=0)
+    foreground: Fraction | None = None
+    """Places of a normalised map that count as seeds."""
+    background: Fraction | None = None
+
+
+class ScgStep(Correlation):
     """Self-correlation: spread each map over what its strong places resemble. Must be the first step.
 
     It needs the network's features and is therefore done in the pass that makes the maps, on the grid of the largest of
@@ -26,13 +39,6 @@ class ScgStep(Section):
     step: Literal["scg"]
     layers: Layers = Field(default=["S4", "S5"])
     """Stage or module names whose correlations are summed."""
-    variant: Literal["recurseed", "spa_cub", "spa_ilsvrc", "slides"] = "recurseed"
-    first_threshold: Fraction | None = None
-    second_threshold: Fraction | None = None
-    second_weight: float | None = Field(default=None, ge=0)
-    foreground: Fraction | None = None
-    """Places of a normalised map that count as seeds; these five default to the variant's own constants."""
-    background: Fraction | None = None
     order: int = Field(default=2, ge=1, le=8)
     max_grid: int = Field(default=28, ge=2, le=128)
     """Longest side of the grid; features of finer stages are resized to it. Memory grows with its fourth power."""

@@ -212,10 +212,12 @@ class RunConfig(Section):
     def _room_for_crops(self) -> "RunConfig":
         learned = [*self.train, *([self.recurse.train] if self.recurse else [])]
         for one in learned:
-            if one.resize is not None and one.resize < self.classifier.input_size:
+            own = one.input_size if isinstance(one, LabelTraining) else None
+            side = own or self.classifier.input_size
+            if one.resize is not None and one.resize < side:
                 raise ValueError(
-                    f"train: {one.title}: resize: expected at least classifier.input_size, "
-                    f"{self.classifier.input_size}, saw {one.resize}"
+                    f"train: {one.title}: resize: expected at least {'' if own else 'classifier.'}input_size, {side}, "
+                    f"saw {one.resize}"
                 )
         return self
 

@@ -38,6 +38,8 @@ class Inference(Section):
     """Divide every class's map by its maximum, as RecurSeed does: a class that may appear then does."""
     pamr: bool = False
     """Refine the probabilities by PAMR at the image's own size."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the network; probabilities are float32 always."""
 
 
 class LabelTraining(Section):
@@ -53,8 +55,10 @@ class LabelTraining(Section):
     """Stages of a ResNet whose stride is taken out: [S5] for a sixteenth of the image, as DeepLab has it."""
     width: int = Field(default=256, ge=8, le=1024)
     """Channels of the decoder, where the network leaves a choice."""
+    input_size: int | None = Field(default=None, ge=32, le=2048)
+    """Side of the crops that are learned, and of the images at prediction; none: the classifier's."""
     resize: int | None = Field(default=None, ge=32)
-    """Side that training images are resized to before the crop; none: 8/7 of the classifier's input."""
+    """Side that training images are resized to before the crop; none: 8/7 of that."""
     flip: bool = True
     vertical_flip: bool = False
     groups: bool = False
@@ -70,6 +74,10 @@ class LabelTraining(Section):
 
     def _built(self) -> str:
         raise NotImplementedError
+
+    def side(self, classifier: int) -> int:
+        """Side of what the network looks at, where the classifier's is ``classifier``."""
+        return self.input_size or classifier
 
     @property
     def settings(self) -> dict[str, Any]:

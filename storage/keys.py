@@ -240,6 +240,8 @@ def prediction_basis(
         "inference": training.inference.model_dump(mode="json"),
         "scores": scores.name if asks else None,
         "index": index.key,
+        "input_size": training.side(config.classifier.input_size),
+        "channels_last": config.runtime.channels_last,
         "batch_size": config.classifier.batch_size,
         "shard_images": config.runtime.shard_images,
     }

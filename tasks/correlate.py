@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from configs.refine import ScgStep
+from configs.refine import Correlation, ScgStep
 from methods.activation import Record, enlarge, min_max, record
 from methods.activation.pairs import class_ranks
 from methods.networks import ClassifierNetwork, resolve_layers
@@ -16,6 +16,12 @@ VARIANTS = {"spa_cub": SPA_CUB, "spa_ilsvrc": SPA_ILSVRC, "recurseed": RECURSEED
 MEMORY = 2**28
 """Most bytes of correlation matrices at a time."""
 _CONSTANTS = {"first_threshold", "second_threshold", "second_weight", "foreground", "background"}
+
+
+def scg_constants(settings: Correlation) -> ScgConstants:
+    """Constants of a variant, with those that are given in their place."""
+    given = settings.model_dump(include=_CONSTANTS, exclude_none=True)
+    return replace(VARIANTS[settings.variant], **given)
 
 
 class Correlator:
@@ -31,8 +37,7 @@ class Correlator:
 
     def __init__(self, network: ClassifierNetwork, step: ScgStep) -> None:
         self.layers, self.step = resolve_layers(network, step.layers), step
-        given = step.model_dump(include=_CONSTANTS, exclude_none=True)
-        self.constants: ScgConstants = replace(VARIANTS[step.variant], **given)
+        self.constants = scg_constants(step)
 
     def __call__(self, seen: Record, made: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Maps ``[P, h, w]`` of several products, each correlated, ``[P, gh, gw]``."""

@@ -16,7 +16,7 @@ from tasks.engine import Engine, Learner, Progress
 from tasks.fit_decoder import own_classifier
 from tasks.network import new_network
 from tasks.processes import Trained
-from tasks.recurseed import RecurSeedLearner
+from tasks.recurseed import RecurSeedLearner, levels
 from tasks.segment import SegmentLearner, labelled_batches, labelled_rows, start_network
 from tasks.state import State
 from tasks.taught import TeacherError
@@ -75,6 +75,7 @@ def fit_segmenter(
             f"{where}: expected at least two images to learn from in {', '.join(training.split)}, saw {len(known)} of "
             f"{len(rows)} with a label in {labels.name if labels else 'the data set'}"
         )
+    side = training.side(config.classifier.input_size)
     batches = labelled_batches(
         state.source(),
         known,
@@ -82,8 +83,8 @@ def fit_segmenter(
         store=store,
         confidence=isinstance(training, Segmenter) and training.confidence,
         batch_size=settings.batch_size,
-        resize=training.resize or round(config.classifier.input_size * 8 / 7),
-        size=config.classifier.input_size,
+        resize=training.resize or round(side * 8 / 7),
+        size=side,
         flip=training.flip,
         vertical=training.vertical_flip,
         seed=settings.seed,
@@ -134,13 +135,15 @@ def _check(state: State, training: Segmenter | RecurSeed, where: str) -> None:
             f"{where}: optimise.batch_size: expected two images and more for each of {fit.processes} processes, saw "
             f"{fit.batch_size}"
         )
-    smallest = min(training.inference.scales)
-    if round(classifier.input_size * smallest) < SMALLEST_VIEW:
+    smallest, side = min(training.inference.scales), training.side(classifier.input_size)
+    if round(side * smallest) < SMALLEST_VIEW:
         raise ConfigError(
             f"{where}: inference.scales: expected images of {SMALLEST_VIEW} pixels a side and more, saw {smallest:g} "
-            f"of classifier.input_size {classifier.input_size}"
+            f"of {'' if training.input_size else 'classifier.'}input_size {side}"
         )
     try:
-        new_segmenter(training, new_network(classifier, classes), classes)
+        network = new_segmenter(training, new_network(classifier, classes), classes)
+        if isinstance(training, RecurSeed) and isinstance(network, JointNetwork):
+            levels(network, training)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error

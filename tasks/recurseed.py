@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from configs.recurseed import Mix, RecurSeed
+from configs.recurseed import Mix, RecurSeed, Spread
 from methods.losses.partial_cross_entropy import partial_cross_entropy
 from methods.losses.recurseed_losses import activations, reconstruction_loss
 from methods.networks.joint_network import Joint, JointNetwork
 from methods.training import Mixed, edge_predict_targets, mix, recurseed_target, target_labels
+from tasks.correlate import scg_constants
 from tasks.engine import Learner, Moment, Terms, step_seed
 from tasks.rates import factor_groups
 
@@ -63,6 +64,8 @@ class RecurSeedLearner(Learner):
         super().__init__()
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network, self.settings = network.to(memory_format=self.layout), settings
+        self.constants = scg_constants(settings.scg or Spread())
+        self.levels = levels(network, settings)
 
     @property
     def trained(self) -> nn.Module:
@@ -130,11 +133,12 @@ class RecurSeedLearner(Learner):
     def _target(self, found: Joint, pixels: Tensor, classes: Tensor) -> Tensor:
         return recurseed_target(
             _enlarged(found).detach(),
-            [one.detach() for one in found.features],
+            [found.features[level].detach() for level in self.levels],
             pixels.float() / 255,
             classes,
-            scg=self.settings.scg,
+            scg=self.settings.scg is not None,
             pamr=self.settings.pamr,
+            constants=self.constants,
         )
 
     def _terms(self, found: Joint, target: Tensor, labels: Tensor, classes: Tensor) -> Terms:
@@ -163,6 +167,21 @@ class RecurSeedLearner(Learner):
         mixed = mix(images, labels, large, classes, generator=partners)
         small = F.adaptive_avg_pool2d(mixed.maps, _size(target)) * mixed.classes[:, :, None, None]
         return mixed._replace(maps=small)
+
+
+def levels(network: JointNetwork, settings: RecurSeed) -> list[int]:
+    """Positions of the features that are correlated.
+
+    Raises
+    ------
+    ValueError
+        A stage that the network does not have.
+    """
+    wanted = settings.scg.layers if settings.scg and settings.scg.layers else network.layers
+    for layer in wanted:
+        if layer not in network.layers:
+            raise ValueError(f"scg.layers: expected some of {', '.join(network.layers)}, saw {layer!r}")
+    return [network.layers.index(layer) for layer in wanted]
 
 
 def _enlarged(found: Joint) -> Tensor:

@@ -48,6 +48,8 @@ class JointNetwork(nn.Module):
     ----------
     inherited
         Whether W began as a copy of the classifier's weights.
+    layers
+        Names of the features, as they were given.
 
     Raises
     ------
@@ -81,8 +83,10 @@ class JointNetwork(nn.Module):
     ) -> None:
         super().__init__()
         classes = network.classes if classes is None else classes
-        layers = tuple(network.stages) if layers is None else layers
-        self.segmenter = DeepLabV3Plus(network, classes, layers, dilations=dilations, width=width, low_width=low_width)
+        self.layers = tuple(network.stages if layers is None else layers)
+        self.segmenter = DeepLabV3Plus(
+            network, classes, self.layers, dilations=dilations, width=width, low_width=low_width
+        )
         self.classifier = nn.Conv2d(self.segmenter.encoder.channels[-1], classes, kernel_size=1, bias=False)
         self.inherited = self._inherit(network)
         self.eval()

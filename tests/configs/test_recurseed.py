@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from configs import ConfigError, RunConfig, load_config
-from configs.recurseed import Mix, RecurSeed
+from configs.recurseed import Mix, RecurSeed, Spread
 from configs.segmentation import Inference
 
 
@@ -35,7 +35,7 @@ def refused(tmp_path: Path, **settings: Any) -> str:
 class TestRecurSeed:
     def test_defaults_are_the_published_ones(self) -> None:
         made = only()
-        assert (made.start, made.scg, made.pamr, made.foreground, made.background) == (5, True, True, 0.55, 0.10)
+        assert (made.start, made.scg, made.pamr, made.foreground, made.background) == (5, Spread(), True, 0.55, 0.10)
         assert (made.classes, made.reconstruction, made.segmentation) == (1.0, 1.0, 1.0)
         assert made.mix == Mix(start=15, edges="mask")
         assert made.groups
@@ -81,6 +81,23 @@ class TestRecurSeed:
             {"groups": False},
         ):
             assert only(**change).settings != plain, change
+
+    def test_switches_and_constants_of_self_correlation(self) -> None:
+        assert only(scg=True) == only()
+        assert only(scg=False).scg is None
+        made = only(scg={"variant": "spa_cub", "foreground": 0.8, "layers": ["S3", "S4"]})
+        assert made.scg == Spread(variant="spa_cub", foreground=0.8, layers=["S3", "S4"])
+        assert made.settings != only().settings
+        assert made.title == "recurseed-epm"
+
+    @pytest.mark.parametrize(
+        ("scg", "message"),
+        [({"layers": ["S9"]}, "S9"), ({"layers": []}, "at least 1"), ({"foreground": 2}, "2"), ("yes", "yes")],
+    )
+    def test_refuses_other_self_correlations(self, tmp_path: Path, scg: Any, message: str) -> None:
+        found = refused(tmp_path, scg=scg)
+        assert "scg" in found
+        assert message in found
 
     def test_learns_from_no_masks(self) -> None:
         with pytest.raises(ValueError, match="labels"):

@@ -143,6 +143,11 @@ class TestRefusals:
         ):
             run(**sections)
         assert run(**sections, classifier={"input_size": 96})
+        small["input_size"] = 96
+        assert run(**sections)
+        small["input_size"] = 128
+        with pytest.raises(ValueError, match=r"resize: expected at least input_size, 128, saw 96"):
+            run(**sections)
 
     def test_equal_titles(self) -> None:
         with pytest.raises(ValueError, match="expected different names, seen twice: unet-first"):

@@ -233,7 +233,7 @@ class TestFitSegmenter:
         plain, sure = (fit(state, segmenter(confidence=one), store.folder) for one in (False, True))
         assert plain.history != sure.history
 
-    @pytest.mark.parametrize("change", [{"resize": 64}, {"flip": False}, {"vertical_flip": True}])
+    @pytest.mark.parametrize("change", [{"resize": 64}, {"flip": False}, {"vertical_flip": True}, {"input_size": 40}])
     def test_augmentation_changes_what_is_learned(
         self, state: State, store: LabelStore, change: dict[str, Any]
     ) -> None:

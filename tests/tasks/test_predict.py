@@ -372,6 +372,19 @@ class TestViews:
         assert set(sides) == {SIDE // 2, SIDE, SIDE * 3 // 2}
         assert all(shown(store, row) == {0, CAT, DOG} for row in range(6))
 
+    def test_a_size_of_its_own(self, make: Callable[..., State]) -> None:
+        sides: list[int] = []
+
+        class Watched(Colours):
+            def forward(self, images: Tensor) -> Tensor:
+                sides.append(images.shape[-1])
+                return super().forward(images)
+
+        training = Segmenter.model_validate({"model": "unet", "input_size": 48, "inference": {"scales": [1.0, 1.5]}})
+        store = predict(make(), training, Watched())
+        assert set(sides) == {48, 72}
+        assert [store.mask(row).shape for row in range(6)] == SIZES
+
     def test_a_grid_of_another_size(self, make: Callable[..., State]) -> None:
         class Coarse(Colours):
             def forward(self, images: Tensor) -> Tensor:
@@ -446,6 +459,19 @@ class TestLoadPredictor:
         assert not any(one.requires_grad for one in found.network.parameters())
         values = found(torch.zeros(2, 3, SIDE, SIDE), [0, 1])
         assert values.shape[:2] == (2, 3)
+
+    @pytest.mark.parametrize("train", [segmenter, recurseed])
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    def test_layout_and_precision_change_rounding_alone(
+        self, make: Callable[..., State], train: Any, precision: str
+    ) -> None:
+        images, found = torch.rand(2, 3, SIDE, SIDE), []
+        for layout, kind in ((False, "float32"), (True, precision)):
+            state, training = make(runtime={"channels_last": layout}), train(precision=kind)
+            folder, _ = self.save(state, training)
+            found.append(load_predictor(state, training, folder, weights_digest(folder))(images, [0, 1]))
+        assert found[1].dtype == torch.float32
+        assert (found[0] - found[1]).abs().mean() < (0.02 if precision == "bfloat16" else 1e-5)
 
     def test_refuses_a_changed_file(self, make: Callable[..., State]) -> None:
         state, training = make(), segmenter()

@@ -6,13 +6,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate, multilabel_soft_margin_loss
 
 import tasks.recurseed as module
-from configs.recurseed import Mix, RecurSeed, RecurSeedOptimisation
+from configs.recurseed import Mix, RecurSeed, RecurSeedOptimisation, Spread
 from methods.losses.recurseed_losses import activations, reconstruction_loss
 from methods.networks import build_classifier
 from methods.networks.joint_network import JointNetwork
 from methods.training import edge_predict_targets, recurseed_target, target_labels
 from tasks.engine import Batch, Batches, Engine, Moment, Terms, TrainingError
-from tasks.recurseed import RecurSeedLearner
+from tasks.recurseed import RecurSeedLearner, levels
 
 CPU = torch.device("cpu")
 SIDE, CLASSES = 64, 3
@@ -142,6 +142,21 @@ class TestRecurSeedLearner:
         ]
         assert len(set(found)) == 4
         assert found[3] == 0
+
+    def test_constants_and_layers_of_self_correlation_count(self) -> None:
+        data = batch()
+        options = [{}, {"layers": ["S3"]}, {"variant": "spa_cub"}, {"foreground": 0.9}]
+        found = [learner(scg=Spread(**one)).eval()(data, at(1))["reconstruction"].item() for one in options]
+        assert len(set(found)) == 4
+
+    def test_every_stage_is_correlated_unless_told(self) -> None:
+        assert learner().levels == [0, 1, 2, 3, 4]
+        assert learner(scg=Spread(layers=["S3", "S4"])).levels == [2, 3]
+
+    def test_refuses_a_stage_that_is_not_there(self) -> None:
+        network = JointNetwork(build_classifier("small", CLASSES), layers=["S3", "S4", "S5"], width=16, low_width=16)
+        with pytest.raises(ValueError, match=r"scg\.layers: expected some of S3, S4, S5, saw 'S1'"):
+            levels(network, RecurSeed(model="recurseed", scg=Spread(layers=["S1"])))
 
     @pytest.mark.parametrize("edges", ["mask", "image"])
     def test_mixed_labels_know_no_absent_class(self, edges: Any, monkeypatch: pytest.MonkeyPatch) -> None:
