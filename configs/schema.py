@@ -1,6 +1,6 @@
 """Schema of a run: what one YAML file may say, with every default."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,7 @@ from configs.proposals import (
 )
 from configs.recurseed import RecurSeed
 from configs.refine import OtsuStep, Step, check_order
+from configs.seed import spread_seed
 from configs.segmentation import GROUND_TRUTH, LabelTraining, Recurse, Segmenter
 from configs.training import Training
 from configs.transformer import Transformer
@@ -117,6 +118,8 @@ class Runtime(Section):
 class RunConfig(Section):
     """One run."""
 
+    seed: int | None = Field(default=None, ge=0)
+    """Of every training that names none of its own: repeat a whole run with ``--set seed=1``."""
     dataset: Dataset
     classifier: Classifier = Classifier()
     proposals: list[Proposal] = Field(default=[GradientProposal(method="grad_cam")], min_length=1)
@@ -128,6 +131,11 @@ class RunConfig(Section):
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
     runtime: Runtime = Runtime()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_seed(cls, data: Any) -> Any:
+        return spread_seed(data) if isinstance(data, dict) and data.get("seed") is not None else data
 
     @property
     def all_proposals(self) -> list[Proposal]:
