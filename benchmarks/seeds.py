@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.seeds WORKSPACE CONFIG... [--seeds 0 1 2] [--split val] [--metric miou] [--set KEY=VALUE]``.
 Every seed has a workspace of its own below WORKSPACE, in which the configurations run one after the other, so that they
-share what is equal; what is done is not done again. A row is a label set: its name, the mean over the seeds with the interval
-in which the mean of many more would lie (Student's t, 95 %), and the value of every seed.
+share what is equal; what is done is not done again. A row is a label set: its name, the mean over the seeds with the
+interval in which the mean of many more would lie (Student's t, 95 %), and the value of every seed.
 """
 
 import argparse
