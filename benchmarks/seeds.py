@@ -1,6 +1,6 @@
 """Repeat runs with several seeds and put their figures side by side, with intervals.
 
-``python -m benchmarks.seeds WORKSPACE CONFIG... [--seeds 0 1 2] [--split val] [--metric miou] [--set KEY=VALUE]``.
+``python -m benchmarks.seeds WORKSPACE CONFIG... [--seeds 0 1 2] [--split val] [--metric miou] [--set KEY=VALUE...]``.
 Every seed has a workspace of its own below WORKSPACE, in which the configurations run one after the other, so that they
 share what is equal; what is done is not done again. A row is a label set: its name, the mean over the seeds with the
 interval in which the mean of many more would lie (Student's t, 95 %), and the value of every seed.
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--split", default="val")
     parser.add_argument("--metric", default="miou")
-    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], dest="settings")
     asked = parser.parse_args()
     found: dict[str, list[float]] = {}
     for seed in asked.seeds:
