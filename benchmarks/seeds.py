@@ -44,7 +44,9 @@ def run(config: Path, workspace: Path, seed: int, settings: Sequence[str]) -> Pa
     changes = [f"seed={seed}", *settings]
     command += [part for change in changes for part in ("--set", change)]
     print(f"{config.name}, seed {seed}", flush=True)
-    apart = {**os.environ, "PREFECT_HOME": str(workspace.absolute().parent / "prefect")}
+    prefect = workspace.absolute().parent / "prefect"
+    prefect.mkdir(parents=True, exist_ok=True)
+    apart = {**os.environ, "PREFECT_HOME": str(prefect)}
     status = subprocess.run(command, check=False, env=apart).returncode
     if status:
         raise SystemExit(f"{config} with seed {seed} ended with {status}")
