@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from configs import ConfigError, load_config
+from configs import ConfigError, RunConfig, load_config
 from configs.loader import PRESET_PREFIX
 from flows.cli import FAILED, FINISHED, HELD, REFUSED
+from flows.stop import Stop, stoppable
 
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -53,37 +54,55 @@ def run_command(
         say(f"refused: --limit: expected a number of images from 1, saw {limit}")
         return REFUSED
     quiet_prefect()
+    with stoppable() as stop:
+        try:
+            status = _run(checked, workspace or default_workspace(config), limit, last=last, strict=strict)
+        except BaseException as error:
+            return _failure(error, stop)
+        stop.over.set()
+        return status
+
+
+def _run(config: RunConfig, workspace: Path, limit: int | None, *, last: str, strict: bool) -> int:
     # Prefect's embedded server must not start before torch is imported: torch could not be imported afterwards.
     import torch  # noqa: F401
 
     from flows.run import execute, outcome, run_steps
-    from storage.samples import StagingError
-    from storage.weights import WeightsError
-    from storage.workspace import Workspace, WorkspaceHeldError
+    from storage.workspace import Workspace
     from tasks.context import Run
 
-    run = Run(checked, Workspace(workspace or default_workspace(config)), limit)
-    try:
-        result = outcome(execute(run, last, run_steps))
-    except WorkspaceHeldError as error:
-        say(f"held: {error}")
-        return HELD
-    except (ConfigError, WeightsError) as error:
-        say(f"refused: {error}")
-        return REFUSED
-    except StagingError as error:
-        say(f"failed while staging: {error}")
+    run = Run(config, Workspace(workspace), limit)
+    return conclude(outcome(execute(run, last, run_steps)), strict=strict)
+
+
+def _failure(error: BaseException, stop: Stop) -> int:
+    """Say what ended a run; its exit status."""
+    from storage.samples import StagingError
+    from storage.weights import WeightsError
+    from storage.workspace import WorkspaceHeldError
+
+    # After a signal anything may fail, most of all Prefect's embedded server, which may have got the signal too.
+    if stop.wanted.is_set() or isinstance(error, KeyboardInterrupt):
+        stop.tell()
         return FAILED
-    except KeyboardInterrupt:
-        say("stopped; what is committed stays, run again to go on")
-        return FAILED
-    except Exception as error:
-        say(f"failed: {type(error).__name__}: {error}")
-        say("what is committed stays; run again to go on")
-        if os.environ.get("MASKMILL_TRACEBACK"):
-            raise
-        return FAILED
-    return conclude(result, strict=strict)
+    match error:
+        case WorkspaceHeldError():
+            say(f"held: {error}")
+            return HELD
+        case ConfigError() | WeightsError():
+            say(f"refused: {error}")
+            return REFUSED
+        case StagingError():
+            say(f"failed while staging: {error}")
+            return FAILED
+        case Exception():
+            say(f"failed: {type(error).__name__}: {error}")
+            say("what is committed stays; run again to go on")
+            if os.environ.get("MASKMILL_TRACEBACK"):
+                raise error
+            return FAILED
+        case _:
+            raise error
 
 
 def conclude(result: dict[str, Any], *, strict: bool) -> int:
