@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from configs.affinity import Affinity
+from configs.cluster import Resources, check_executor
 from configs.dataset import Dataset, Location, Names, Section
 from configs.decoders import Decoder, DipsDecoder, FcamDecoder
 from configs.normalise import Normalise
@@ -113,6 +114,16 @@ class Runtime(Section):
     """Threads that decode and refine; 0: one per core."""
     threads: int = Field(default=0, ge=0)
     """Threads inside one computation; 0: all cores for training, the workers' share of them for shards."""
+    executor: Literal["local", "dask"] = "local"
+    """Who does the shards: threads of this process, or the worker processes of a Dask cluster; same results."""
+    address: str | None = None
+    """The cluster's scheduler; none with dask: ``workers`` processes of this machine, started for the run."""
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _where_shards_go(self) -> "Runtime":
+        check_executor(self.executor, self.address, self.resources)
+        return self
 
 
 class RunConfig(Section):
