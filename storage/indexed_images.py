@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from storage.decode import DecodedImage, decode_image, read_bytes
+from storage.faults import deadly_image
 from storage.index import ImageIndex
 
 
@@ -21,6 +22,7 @@ def read_row(root: Path, index: ImageIndex, row: int, max_pixels: int) -> Decode
     ImageRefused
         The file is gone.
     """
+    deadly_image(index.ids[row])
     path = index.paths[row]
     data = read_bytes(root, path)
     if hashlib.sha256(data).hexdigest() != index.hashes[row]:

@@ -6,7 +6,9 @@ tables are renamed into place, the new record comes last.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +28,23 @@ FACTS = "facts"
 
 class StageError(RuntimeError):
     """A stage folder that is missing, incomplete, or belongs to something else."""
+
+
+class RehearsedError(RuntimeError):
+    """A shard has come as far as its first write inside of :func:`rehearsal`."""
+
+
+_rehearsing: ContextVar[bool] = ContextVar("rehearsing", default=False)
+
+
+@contextmanager
+def rehearsal() -> Iterator[None]:
+    """Inside, a shard that would be written raises :class:`RehearsedError` instead: it could be computed."""
+    token = _rehearsing.set(True)
+    try:
+        yield
+    finally:
+        _rehearsing.reset(token)
 
 
 def unit_name(shard: int) -> str:
@@ -171,7 +190,14 @@ class StageFolder:
             ``time.monotonic()`` when the work on the shard began.
         device
             What computed it.
+
+        Raises
+        ------
+        RehearsedError
+            Inside of :func:`rehearsal`.
         """
+        if _rehearsing.get():
+            raise RehearsedError(f"{self.name}: shard {shard} would be written now")
         unit = unit_name(shard)
         began = time.monotonic() if began is None else began
         self.log.withdraw(unit)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.faults import POINTS, VARIABLE, dying_point
+from storage.faults import IMAGE_VARIABLE, POINTS, VARIABLE, deadly_image, dying_point
 
 PROJECT = Path(__file__).resolve().parents[2]
 LOOP = """
@@ -16,6 +16,23 @@ for number in range(1, 5):
     dying_point("commit")
     print(number, flush=True)
 """
+READ = """
+from storage.faults import deadly_image
+for name in ("one", "two"):
+    deadly_image(name)
+    print(name, flush=True)
+"""
+
+
+class TestDeadlyImage:
+    def test_nothing_happens_without_a_wish(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv(IMAGE_VARIABLE, raising=False)
+        deadly_image("one")
+
+    def test_kills_whoever_reads_it(self) -> None:
+        environment = {**os.environ, IMAGE_VARIABLE: "two", "PYTHONPATH": str(PROJECT)}
+        done = subprocess.run([sys.executable, "-c", READ], env=environment, capture_output=True, text=True)
+        assert (done.stdout, done.returncode) == ("one\n", -signal.SIGKILL)
 
 
 class TestDyingPoint:

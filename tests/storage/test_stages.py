@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import storage.stages
 from storage.arrays import ArrayError, ArraySpec
 from storage.commits import CommitLog
-from storage.stages import StageError, StageFolder, stage_key, unit_name
+from storage.stages import RehearsedError, StageError, StageFolder, rehearsal, stage_key, unit_name
 from storage.verify import verify_workspace
 from storage.workspace import Workspace
 
@@ -90,6 +90,19 @@ class TestStageFolder:
             found.append({path.relative_to(folder.folder): path.read_bytes() for path in files})
         assert found[0] == found[1]
         assert len(found[0]) == 4
+
+
+class TestRehearsal:
+    def test_nothing_is_written(self, folder: StageFolder) -> None:
+        write(folder, 0)
+        before = {path: path.read_bytes() for path in folder.folder.rglob("*") if path.is_file()}
+        with rehearsal():
+            for shard in (0, 1):
+                with pytest.raises(RehearsedError, match=f"shard {shard} would be written now"):
+                    write(folder, shard, value=2)
+        assert {path: path.read_bytes() for path in folder.folder.rglob("*") if path.is_file()} == before
+        write(folder, 1)
+        assert folder.missing() == [2]
 
 
 class TestOrder:
