@@ -78,7 +78,7 @@ def train_classifier(state: State, network: ClassifierNetwork, rows: list[int], 
         network.model.load_state_dict(trained.weights)
         multi_label = is_multi_label(config.loss, state.index, rows)
         return {"multi_label": multi_label, "history": trained.history, "images": len(rows)}
-    features = frozen_features(state, network, rows)
+    rows, features = frozen_features(state, network, rows)
     with progress("classify", config.train.epochs, 0, "epochs") as bar:
 
         def told(_done: int, _total: int, loss: float) -> None:
@@ -88,8 +88,8 @@ def train_classifier(state: State, network: ClassifierNetwork, rows: list[int], 
         return fit_classifier(network, config, state.index, rows, source, device, path, features, told)
 
 
-def frozen_features(state: State, network: ClassifierNetwork, rows: list[int]) -> torch.Tensor:
-    """Features under the head, committed in shards like everything else that takes long."""
+def frozen_features(state: State, network: ClassifierNetwork, rows: list[int]) -> tuple[list[int], torch.Tensor]:
+    """Features under the head, committed in shards like everything else that takes long, and the rows they are of."""
     run = state.run
     basis = keys.feature_basis(run.config, state.index, rows)
     folder = keys.stage_folder(run.workspace, "features", basis)
@@ -100,7 +100,8 @@ def frozen_features(state: State, network: ClassifierNetwork, rows: list[int]) -
     work = FeatureWork(run.config, network, state.source(), state.device, rows, folder)
     features_flow.with_options(task_runner=thread_runner(state.network_workers))(work, state.network_workers, shards)
     network.model.get_submodule(network.head).requires_grad_(True)
-    return torch.tensor(folder.table(FACTS).column("feature").to_pylist(), dtype=torch.float32)
+    table = folder.table(FACTS)
+    return table.column("row").to_pylist(), torch.tensor(table.column("feature").to_pylist(), dtype=torch.float32)
 
 
 @flow(name="features", validate_parameters=False, persist_result=False)

@@ -1,7 +1,7 @@
 """Images that a stage had to leave out because looking at them kills the process, kept in the stage's folder.
 
-A shard that is done again has to leave out the same images, or its bytes would be others: so they are written down before
-it is, one sealed file a shard, with a commit record like any other object.
+A shard that is done again has to leave out the same images, or its bytes would be others. So they are written down
+first, one sealed file a shard, with a commit record like any other object.
 """
 
 import time

@@ -64,12 +64,15 @@ class AgnosticWork(FolderWork):
     def __call__(self, shard: int) -> None:
         """Compute one shard."""
         began = time.monotonic()
-        rows = [row for row in self.index.working_rows(self.shards[shard]) if self.index.class_ids[row]]
+        labelled = [row for row in self.images(shard) if self.index.class_ids[row]]
+        left_out = self.left_out(shard)
+        rows = [row for row in labelled if row not in left_out]
         known = PairMaps(self.classes, shard)
         facts: list[dict[str, Any]] = []
         stored: list[Tensor] = [torch.zeros(0, *self.folder.spec(SCORE).item)]
-        for row, one in zip(rows, self.maps(shard, rows), strict=True):
-            maps = self._by_class(one, known, row)
+        made = dict(zip(rows, self.maps(shard, rows), strict=True))
+        for row in labelled:
+            maps = self._by_class(made[row], known, row) if row in made else self._nothing(len(known.by_row[row]))
             stored.append(min_max(maps))
             ends = zip(maps.flatten(1).amin(1).tolist(), maps.flatten(1).amax(1).tolist(), map_flags(maps))
             for pair, (minimum, maximum, flag) in zip(known.by_row[row], ends, strict=True):
@@ -82,6 +85,10 @@ class AgnosticWork(FolderWork):
             tables={FACTS: pa.Table.from_pylist(facts, PAIRS)},
             began=began,
         )
+
+    def _nothing(self, count: int) -> Tensor:
+        """Maps of an image that is left out."""
+        return torch.full((count, *self.folder.spec(SCORE).item), torch.nan)
 
     def _by_class(self, one: Tensor, known: PairMaps, row: int) -> Tensor:
         pairs = known.by_row[row]

@@ -82,20 +82,24 @@ class AttendWork(FolderWork):
         self.transformer, self.index, self.vit, self.blocks = transformer, index, vit, blocks
         self.source, self.device, self.folder = source, device, folder
         self.precision = getattr(torch, config.runtime.precision)
-        self.shards = index.shards(config.runtime.shard_images)
+        self.shard_images = config.runtime.shard_images
+        self.shards = index.shards(self.shard_images)
         self.fits = transformer.batch_size
 
     def __call__(self, shard: int) -> None:
         """Compute one shard."""
         began = time.monotonic()
         found: dict[int, Tensor] = {}
-        rows = self.index.working_rows(self.shards[shard])
-        transformer = self.transformer
+        left_out, transformer = self.left_out(shard), self.transformer
+        rows = [row for row in self.images(shard) if row not in left_out]
         for group, images in self.source.batches(rows, transformer.input_size, transformer.batch_size):
             parts, self.fits = halving(self._heads(images), len(group), self.fits)
             found.update(zip(group, torch.cat(parts), strict=True))
+        spec = self.folder.spec(ATTENTION)
+        for row in left_out:
+            found[row] = torch.full((spec.shard_rows // self.shard_images, *spec.item), torch.nan)
         dying_point("infer")
-        self._write(shard, rows, found, began)
+        self._write(shard, sorted(found), found, began)
 
     def _heads(self, images: Tensor) -> Callable[[slice], Tensor]:
         ready = to_input(images, self.transformer.normalise, self.device).to(self.precision)

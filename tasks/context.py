@@ -1,6 +1,6 @@
 """What every task of a run needs to know, and the one Prefect task that carries a unit of work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,7 +9,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from configs import RunConfig
-from storage.stages import StageFolder
+from storage.aside import read_aside
+from storage.index import ImageIndex, Shard
+from storage.stages import StageFolder, unit_name
 from storage.workspace import Workspace
 
 
@@ -45,14 +47,50 @@ class Work(Protocol):
         """Do one shard, commit record included."""
 
 
-class FolderWork:
+class ShardWork:
+    """Base of the work on the images of an index, of which a few may have to be left out.
+
+    What becomes of such an image is for the step to say: a map that is not finite, a mask that says nothing.
+    """
+
+    index: ImageIndex
+    shards: list[Shard]
+    only: int | None = None
+    """The one row that is worked on, where the image is looked for that kills the process."""
+
+    @property
+    def folders(self) -> Sequence[StageFolder]:
+        """Where the shards go."""
+        raise NotImplementedError
+
+    def missing(self) -> list[int]:
+        """Shards that at least one of the folders lacks."""
+        return sorted({shard for folder in self.folders for shard in folder.missing()})
+
+    def images(self, shard: int) -> list[int]:
+        """Rows of a shard that can be worked on, those that have to be left out among them."""
+        return self.index.working_rows(self.shards[shard])
+
+    def left_out(self, shard: int) -> dict[int, str]:
+        """Rows of a shard to leave out, with the reasons."""
+        if self.only is not None:
+            return {row: "not tried" for row in self.images(shard) if row != self.only}
+        return {row: reason for folder in self.folders for row, reason in read_aside(folder, shard).items()}
+
+    def lacking(self, shard: int) -> list[StageFolder]:
+        """Folders in which a shard is not committed."""
+        return [folder for folder in self.folders if not folder.log.path(unit_name(shard)).exists()]
+
+
+class FolderWork(ShardWork):
     """Base of the work whose shards are those of one folder."""
 
     folder: StageFolder
 
-    def missing(self) -> list[int]:
-        """Shards of the folder that are not committed."""
-        return self.folder.missing()
+    @property
+    def folders(self) -> Sequence[StageFolder]:
+        """The one folder."""
+        return [self.folder]
 
 
 def _is_transient(_task: Any, _run: Any, state: Any) -> bool:

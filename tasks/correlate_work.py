@@ -48,7 +48,8 @@ class CorrelateWork(FolderWork):
         found = Findings(self.index, multi_label=True)
         classifier, name = self.config.classifier, self.folder.name
         grid = (self.proposal.spec(SCORE).item[0], self.proposal.spec(SCORE).item[1])
-        rows = sorted(known.by_row)
+        left_out = self.left_out(shard)
+        rows = sorted(row for row in known.by_row if row not in left_out)
         for group, images in self.source.batches(rows, classifier.input_size, classifier.batch_size):
             ready = as_computed(to_input(images, classifier.normalise, self.device), self.config.runtime)
             none = torch.zeros(0, 2, dtype=torch.int64)
@@ -56,9 +57,10 @@ class CorrelateWork(FolderWork):
             maps = torch.cat([known.maps(row, grid) for row in group]).to(self.device)
             spread = self.correlator(replace(seen, pairs=found.pairs(group)), {name: maps})
             found.add(group, seen.logits, spread)
+        found.leave_out([row for row in known.by_row if row in left_out], {name: self.folder.spec(SCORE).item})
         dying_point("infer")
         room = self.folder.spec(SCORE).shard_rows
-        table = found.pair_table(name, shard * room) if rows else PAIRS.empty_table()
+        table = found.pair_table(name, shard * room) if known.by_row else PAIRS.empty_table()
         self.folder.write(
             shard,
             arrays={SCORE: (shard, found.maps(name, self.folder.spec(SCORE).item))},

@@ -13,7 +13,7 @@ from storage.faults import dying_point
 from storage.index import ImageIndex, Shard
 from storage.labels import LabelStore, Mask
 from storage.stages import FACTS, StageFolder
-from tasks.context import FolderWork
+from tasks.context import FolderWork, ShardWork
 from tasks.refine import NONFINITE, PairMaps
 
 IGNORE = 255
@@ -74,7 +74,7 @@ class EvaluateWork(FolderWork):
         began = time.monotonic()
         part = self.shards[shard]
         truths, masks = self.truth.shard_masks(part), self.labels.shard_masks(part)
-        rows = judged_rows(self.index, part, truths)
+        rows = judged_rows(self, shard, truths)
         counts = []
         for row in rows:
             cells = sparse_counts(
@@ -125,7 +125,7 @@ class ChangeWork(FolderWork):
         began = time.monotonic()
         part = self.shards[shard]
         before, after = self.before.shard_masks(part), self.after.shard_masks(part)
-        rows = judged_rows(self.index, part, before)
+        rows = judged_rows(self, shard, before)
         total, counts = len(self.index.classes) + 1, []
         for row in rows:
             place = row - part.rows.start
@@ -151,7 +151,7 @@ class FloorWork(FolderWork):
         part = self.shards[shard]
         truths = self.truth.shard_masks(part)
         counts = []
-        for row in judged_rows(self.index, part, truths):
+        for row in judged_rows(self, shard, truths):
             size, classes = self.index.sizes[row], self.index.class_ids[row]
             truth = truths[row - part.rows.start, : size[0], : size[1]]
             floors = {
@@ -165,6 +165,7 @@ class FloorWork(FolderWork):
         self.folder.write(shard, tables={FACTS: pa.Table.from_pylist(counts, COUNTS)}, began=began)
 
 
-def judged_rows(index: ImageIndex, part: Shard, truths: Mask) -> list[int]:
-    """Rows of a shard that have a ground truth: at least one pixel that is not ignored."""
-    return [row for row in index.working_rows(part) if (truths[row - part.rows.start] != IGNORE).any()]
+def judged_rows(work: ShardWork, shard: int, truths: Mask) -> list[int]:
+    """Rows of a shard that have a ground truth (at least one pixel that is not ignored) and are not left out."""
+    first, left_out = work.shards[shard].rows.start, work.left_out(shard)
+    return [row for row in work.images(shard) if row not in left_out and (truths[row - first] != IGNORE).any()]

@@ -33,12 +33,17 @@ class FeatureWork(FolderWork):
         size = config.runtime.shard_images
         self.groups = [rows[start : start + size] for start in range(0, len(rows), size)]
 
+    def images(self, shard: int) -> list[int]:
+        """Rows of one shard: those that train."""
+        return self.groups[shard]
+
     def __call__(self, shard: int) -> None:
-        """Compute the features of one shard."""
+        """Compute the features of one shard; an image that is left out does not train."""
         began = time.monotonic()
         classifier = self.config.classifier
-        rows = []
-        groups = self.source.batches(self.groups[shard], classifier.input_size, classifier.batch_size)
+        rows, left_out = [], self.left_out(shard)
+        seen = [row for row in self.images(shard) if row not in left_out]
+        groups = self.source.batches(seen, classifier.input_size, classifier.batch_size)
         for group, images in groups:
             features = pooled_features(self.network, to_input(images, classifier.normalise, self.device)).cpu()
             rows += [{"row": row, "feature": features[place].tolist()} for place, row in enumerate(group)]

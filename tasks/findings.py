@@ -63,6 +63,15 @@ class Findings:
             facts = [dict(zip(("score", "minimum", "maximum", "flag"), one)) for one in measured]
             self._facts.setdefault(product, {}).update(zip(keys, facts, strict=True))
 
+    def leave_out(self, rows: list[int], products: dict[str, tuple[int, ...]]) -> None:
+        """Give images that were not looked at maps that are not finite, by product and its grid; no logits."""
+        keys = [(row, k - 1) for row in rows for k in self._index.class_ids[row]]
+        unknown = {"score": np.nan, "minimum": np.nan, "maximum": np.nan, "flag": "nonfinite"}
+        for product, grid in products.items():
+            nothing = torch.full(grid, torch.nan, dtype=torch.float16)
+            self._maps.setdefault(product, {}).update(dict.fromkeys(keys, nothing))
+            self._facts.setdefault(product, {}).update(dict.fromkeys(keys, unknown))
+
     def maps(self, product: str, grid: tuple[int, ...]) -> npt.NDArray[np.float16]:
         """Min-max normalised maps ``[P, *grid]`` of all pairs, by row and class."""
         found = self._maps.get(product, {})

@@ -148,7 +148,8 @@ class LocalizeWork(FolderWork):
     def _targets(self, part: Shard) -> Iterator[_Target]:
         """What is known of every label of the shard's images."""
         truths = self.truth.shard_masks(part) if self.truth else None
-        for row in self.index.working_rows(part):
+        left_out = self.left_out(part.number)
+        for row in (row for row in self.images(part.number) if row not in left_out):
             height, width = self.index.sizes[row]
             truth = None if truths is None else truths[row - part.rows.start, :height, :width]
             truth = None if truth is None or (truth == 255).all() else truth

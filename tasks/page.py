@@ -13,6 +13,7 @@ from PIL import Image
 from configs import dump_config
 from configs.refine import KINDS
 from methods.visuals import heat, outline, overlay, voc_palette
+from storage.aside import all_aside
 from storage.report_figures import curve_figure
 from storage.report_page import Figure, OverlayCard, Quarantined, ReportPage, Swatch, Table, Tile, Value
 from storage.stages import FACTS
@@ -180,12 +181,16 @@ def cards(state: State) -> list[OverlayCard]:
     wanted = state.run.config.report.overlays
     if not wanted or not state.masks:
         return []
+    # Whoever looks at an image that was left out dies.
+    deadly = [row for folder in state.folders for row in all_aside(folder)]
     if state.evaluations:
         counts = state.evaluations[0][1].table().to_pandas()
+        counts = counts[~counts["row"].isin(deadly)]
         scores = image_scores(counts, len(state.index.classes) + 1).sort_values(["miou", "row"]).head(wanted)
         ranked = [(int(row), f"mIoU {value:.2f}") for row, value in zip(scores["row"], scores["miou"], strict=True)]
     else:
-        sure = confidence_by_image(state, 0).sort_values(["confidence", "row"]).head(wanted)
+        sure = confidence_by_image(state, 0)
+        sure = sure[~sure["row"].isin(deadly)].sort_values(["confidence", "row"]).head(wanted)
         ranked = [(int(row), f"sure {value:.2f}") for row, value in zip(sure["row"], sure["confidence"], strict=True)]
     source, boxes = state.source(), boxes_by_row(state)
     return [card(state, source, row, badge, boxes.get(row)) for row, badge in ranked]

@@ -174,7 +174,11 @@ class PredictWork(FolderWork):
         sure: dict[int, Mask] = {}
         facts: list[dict[str, Any]] = []
         failures: list[dict[str, Any]] = []
-        rows = self.index.working_rows(part)
+        left_out = self.left_out(shard)
+        for row in left_out:
+            size = self.index.sizes[row]
+            labels[row], sure[row] = np.full(size, IGNORE, np.uint8), np.zeros(size, np.uint8)
+        rows = [row for row in self.images(shard) if row not in left_out]
         side = self.predictor.side(classifier.input_size)
         for group, images in self.source.batches(rows, side, classifier.batch_size):
             ready = to_input(images, classifier.normalise, self.device)

@@ -16,6 +16,7 @@ from storage.arrays import ArraySpec
 from storage.faults import dying_point
 from storage.index import ImageIndex, Shard
 from storage.stages import FACTS, StageFolder, unit_name
+from tasks.context import ShardWork
 from tasks.correlate import Correlator
 from tasks.findings import Findings
 from tasks.images import ImageSource, to_input
@@ -51,7 +52,7 @@ class Product:
     correlated: bool = False
 
 
-class ProposeWork:
+class ProposeWork(ShardWork):
     """Soft maps of every proposal that lacks a shard, from one forward pass and one backward per class rank."""
 
     title = "propose"
@@ -77,9 +78,10 @@ class ProposeWork:
         self.shards = index.shards(config.runtime.shard_images)
         self.room = pair_capacity(index, config.runtime.shard_images)
 
-    def missing(self) -> list[int]:
-        """Shards that at least one product lacks."""
-        return sorted({shard for one in self.products for shard in one.folder.missing()})
+    @property
+    def folders(self) -> list[StageFolder]:
+        """Those of the products."""
+        return [one.folder for one in self.products]
 
     def __call__(self, shard: int) -> None:
         """Compute one shard for the products that lack it."""
@@ -87,17 +89,19 @@ class ProposeWork:
         unit = unit_name(shard)
         todo = [one for one in self.products if not one.folder.log.path(unit).exists()]
         found = Findings(self.index, multi_label=self.multi_label)
-        classifier = self.config.classifier
-        for group, images in self.source.batches(self._bucketed(shard), classifier.input_size, classifier.batch_size):
+        classifier, left_out = self.config.classifier, self.left_out(shard)
+        rows = [row for row in self._bucketed(shard) if row not in left_out]
+        for group, images in self.source.batches(rows, classifier.input_size, classifier.batch_size):
             ready = as_computed(to_input(images, classifier.normalise, self.device), self.config.runtime)
             self._group(group, ready, todo, found)
+        found.leave_out(list(left_out), {one.folder.name: one.folder.spec(SCORE).item for one in todo})
         dying_point("infer")
         for one in todo:
             self._write(one.folder, self.shards[shard], found, began)
 
     def _bucketed(self, shard: int) -> list[int]:
         """Rows of a shard by their number of classes: a batch costs as many backward passes as its largest number."""
-        return sorted(self.index.working_rows(self.shards[shard]), key=lambda row: len(self.index.class_ids[row]))
+        return sorted(self.images(shard), key=lambda row: len(self.index.class_ids[row]))
 
     def _group(self, rows: list[int], images: Tensor, todo: list[Product], found: Findings) -> None:
         """Add what a group of images gives; fewer images at a time from now on where memory runs out."""

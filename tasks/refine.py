@@ -19,6 +19,7 @@ from storage.labels import Mask, label_specs, to_canvas
 from storage.mask_values import mask_values
 from storage.stages import FACTS, StageFolder, unit_name
 from tasks.chain import Chain, StepError
+from tasks.context import ShardWork
 from tasks.images import ImageSource
 from tasks.propose import SCORE
 from tasks.state import LabelSet
@@ -91,7 +92,7 @@ class PairMaps:
         return self.stored[[pair["pair"] - self.first for pair in self.by_row[row]]]
 
 
-class RefineWork:
+class RefineWork(ShardWork):
     """Label sets of one proposal: what every prefix of the steps makes of its maps."""
 
     title = "refine"
@@ -108,9 +109,10 @@ class RefineWork:
         self.index, self.source, self.proposal, self.correlated, self.sets = index, source, proposal, correlated, sets
         self.shards = index.shards(config.runtime.shard_images)
 
-    def missing(self) -> list[int]:
-        """Shards that at least one label set lacks."""
-        return sorted({shard for one in self.sets for shard in one.folder.missing()})
+    @property
+    def folders(self) -> list[StageFolder]:
+        """Those of the label sets."""
+        return [one.folder for one in self.sets]
 
     def __call__(self, shard: int) -> None:
         """Decide the labels of one shard for the label sets that lack it."""
@@ -119,8 +121,9 @@ class RefineWork:
         todo = [one for one in self.sets if not one.folder.log.path(unit_name(shard)).exists()]
         reader = ChainReader(self.index, self.source, self.proposal, self.correlated, shard)
         found = [_Decided() for _ in todo]
-        for row in self.index.working_rows(part):
-            chain = reader.chain(row, todo)
+        left_out = self.left_out(shard)
+        for row in self.images(shard):
+            chain = None if row in left_out else reader.chain(row, todo)
             for one, kept in zip(todo, found, strict=True):
                 pairs = list(zip(reader.pairs.by_row.get(row, []), reader.values(row), strict=True))
                 self._image(row, one, chain, pairs, kept)

@@ -69,7 +69,8 @@ class RegionWork(FolderWork):
         """Find and score the boxes of one shard."""
         began = time.monotonic()
         attention = AttentionMaps(self.attended, shard)
-        rows = [row for row in self.index.working_rows(self.shards[shard]) if self.index.class_ids[row]]
+        left_out = self.left_out(shard)
+        rows = [row for row in self.images(shard) if self.index.class_ids[row] and row not in left_out]
         # What is not finite draws no box; its proposal is flagged, and its image set aside there.
         rows = [row for row in rows if attention.maps(row).isfinite().all()]
         facts: list[dict[str, Any]] = []

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage import keys
+from storage.aside import all_aside
 from storage.commits import CommitLog
 from storage.faults import dying_point
 from storage.files import write_bytes_atomic, write_table
@@ -28,6 +29,8 @@ from tasks.steps import prediction_rows, step_rows, threshold_source
 from tasks.sweep import sweep_rows
 
 METRICS_UNIT, PAGE_UNIT = "metrics", "report"
+_STEP = {"mask": "refine"}
+"""What people call a stage, where its folders have another name."""
 
 
 def report_folder(state: State) -> Path:
@@ -98,9 +101,12 @@ def quarantine_table(state: State) -> pa.Table:
         )
         if status == QUARANTINED
     ]
+    rows += _left_out(state)
     for one, folder in state.proposals:
-        facts = folder.table(columns=["row", "image_id", "class", "flag"])
+        facts, told = folder.table(columns=["row", "image_id", "class", "flag"]), all_aside(folder)
         for fact in facts.filter(pc.equal(facts.column("flag"), NONFINITE)).to_pylist():
+            if fact["row"] in told:
+                continue
             reason = f"the map of {fact['class']} is not finite"
             where = {"image_id": fact["image_id"], "path": index.paths[fact["row"]]}
             rows.append({**where, "stage": "propose", "method": one.title, "reason": reason})
@@ -111,6 +117,23 @@ def quarantine_table(state: State) -> pa.Table:
             reason = f"{failure['step']}: {failure['reason']}"
             rows.append({**where, "stage": stage, "method": title, "reason": reason})
     return pa.Table.from_pylist(rows, QUARANTINE)
+
+
+def _left_out(state: State) -> list[dict[str, str]]:
+    """Images that a stage after staging had to leave out, with the method that the stage belongs to."""
+    named = {folder.name: one.title for one, folder in (*state.proposals, *state.predictions)}
+    for (one, _), sets in zip(state.proposals, state.label_sets):
+        named |= {each.folder.name: one.title for each in sets}
+    found: dict[tuple[str, str, int], str] = {}
+    for folder in state.folders:
+        stage, method = folder.name.rpartition("-")[0], named.get(folder.name, "")
+        # Once for all steps of a refinement.
+        found |= {(_STEP.get(stage, stage), method, row): reason for row, reason in all_aside(folder).items()}
+    index = state.index
+    return [
+        {"image_id": index.ids[row], "path": index.paths[row], "stage": stage, "method": method, "reason": reason}
+        for (stage, method, row), reason in found.items()
+    ]
 
 
 def write_metrics(state: State, folder: Path) -> int:

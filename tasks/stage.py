@@ -10,7 +10,7 @@ import pyarrow as pa
 from methods.audit import find_leaks, fingerprint
 from storage.boxes import BOXES, boxes_table
 from storage.decode import ImageRefused, decode_image, read_bytes
-from storage.faults import dying_point
+from storage.faults import deadly_image, dying_point
 from storage.files import canonical_json, digest
 from storage.index import OK, QUARANTINED, ImageIndex
 from storage.labels import label_specs, to_canvas
@@ -53,22 +53,30 @@ class InspectWork(FolderWork):
         self.run, self.folder, self.listing, self.stamps = run, folder, listing, stamps
         self.known = Inspected(run.workspace, folder, run.config.dataset.max_pixels)
 
+    def images(self, shard: int) -> list[int]:
+        """Places of one shard in the listing: there are no rows yet."""
+        return list(range(shard * STAGE_SHARD, min((shard + 1) * STAGE_SHARD, len(self.listing.samples))))
+
     def __call__(self, shard: int) -> None:
         """Inspect one shard."""
         began = time.monotonic()
         span = slice(shard * STAGE_SHARD, (shard + 1) * STAGE_SHARD)
-        pairs = zip(self.listing.samples[span], self.stamps[span], strict=True)
-        rows = [self._inspect(sample, at) for sample, (at, _) in pairs]
+        left_out = self.left_out(shard)
+        pairs = enumerate(zip(self.listing.samples[span], self.stamps[span], strict=True), span.start)
+        rows = [self._inspect(sample, at, left_out.get(place)) for place, (sample, (at, _)) in pairs]
         dying_point("stage")
         self.folder.write(shard, tables={FACTS: pa.Table.from_pylist(rows, INSPECTED)}, began=began)
 
-    def _inspect(self, sample: Sample, at: Stamp) -> dict[str, Any]:
+    def _inspect(self, sample: Sample, at: Stamp, deadly: str | None) -> dict[str, Any]:
+        if deadly:
+            return inspected_row(sample, at, {**_new_findings(), "status": QUARANTINED, "reason": deadly}, None)
         known = None if sample.refused else self.known.find(sample.path, at)
         findings = known or self._look(sample)
         return inspected_row(sample, at, findings, self._mask_hash(sample))
 
     def _look(self, sample: Sample) -> dict[str, Any]:
-        findings: dict[str, Any] = {"checked_ns": time.time_ns(), "status": OK, "reason": "", "fingerprint": None}
+        findings = _new_findings()
+        deadly_image(sample.image_id)
         try:
             if sample.refused:
                 raise ImageRefused(sample.refused)
@@ -83,6 +91,10 @@ class InspectWork(FolderWork):
 
     def _mask_hash(self, sample: Sample) -> str | None:
         return mask_digest(self.run.root, sample.mask, sample.source) if sample.mask else None
+
+
+def _new_findings() -> dict[str, Any]:
+    return {"checked_ns": time.time_ns(), "status": OK, "reason": "", "fingerprint": None}
 
 
 def finish_staging(run: Run, folder: StageFolder, classes: tuple[str, ...]) -> ImageIndex:
@@ -142,7 +154,9 @@ class TruthWork(FolderWork):
         """Write one shard of masks and, as facts, how many pixels each class has."""
         began = time.monotonic()
         part = self.shards[shard]
-        masks = {row: mask for row in self.index.working_rows(part) if (mask := self._mask(row)) is not None}
+        left_out = self.left_out(shard)
+        rows = [row for row in self.images(shard) if row not in left_out]
+        masks = {row: mask for row in rows if (mask := self._mask(row)) is not None}
         facts = [
             {"row": row, "class_id": int(value), "pixels": int(count)}
             for row, mask in masks.items()
@@ -198,6 +212,8 @@ class BoxWork(FolderWork):
     def __call__(self, shard: int) -> None:
         """Write one shard."""
         began = time.monotonic()
-        table = boxes_table(self.index, self.sources, self.index.working_rows(self.shards[shard]))
+        left_out = self.left_out(shard)
+        rows = [row for row in self.images(shard) if row not in left_out]
+        table = boxes_table(self.index, self.sources, rows)
         dying_point("infer")
         self.folder.write(shard, tables={BOXES: table}, began=began)

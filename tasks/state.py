@@ -170,6 +170,16 @@ class State:
         return self._source
 
     @property
+    def folders(self) -> list[StageFolder]:
+        """Every stage whose shards are images of the index, without repetition, in the order of a run."""
+        found = [self.truth, self.boxes, self.attended, *self.regions.values(), *(one for _, one in self.proposals)]
+        found += [*self.correlated.values(), *(one.folder for sets in self.label_sets for one in sets)]
+        found += [*(one for _, one in self.predictions), *self.round_changes.values(), self.floors]
+        found += [one for part in (*self.counts, *self.changes) for one in part]
+        found += [*self.prediction_counts, self.floor_localized, *self.localized]
+        return list({one.name: one for one in found if one is not None}.values())
+
+    @property
     def localizes(self) -> bool:
         """Whether there is something to measure localization with, and it is asked for."""
         known = self.truth is not None or self.boxes is not None
