@@ -127,6 +127,24 @@ def export(
 
 
 @app.command
+def prune(workspace: Path, *, keep: int, dry_run: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Remove stages, models and reports that none of the last runs used.
+
+    Parameters
+    ----------
+    workspace
+        Folder of a run.
+    keep
+        How many runs to keep, counted from the last; runs that used the same count once.
+    dry_run
+        Only say what would go.
+    """
+    from flows.prune import prune_command
+
+    return prune_command(workspace, keep, dry=dry_run)
+
+
+@app.command
 def demo(folder: Path = Path("demo")) -> int:
     """Make a small data set and run the whole pipeline on it.
 

@@ -23,6 +23,8 @@ from flows.resume import finished
 from flows.segment import segment_flow
 from flows.stage import stage_flow
 from flows.threads import set_threads
+from flows.uses import used_folders
+from storage.history import remember
 from storage.staged import count_leaks
 from storage.workspace import Workspace
 from tasks.chain import check_packages
@@ -113,6 +115,7 @@ def execute(run: Run, last: str, steps: Callable[[State, str], Any]) -> State:
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
                 steps(state, last)
         run.workspace.write_run(describe_run(state))
+        remember(run.workspace, last, used_folders(state))
     return state
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from storage.arrays import array_path
 from storage.commits import FOLDER, CommitError, CommitLog
 from storage.files import file_digest, unseal
-from storage.workspace import Workspace, WorkspaceError
+from storage.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +89,14 @@ def _compare(path: Path, claimed: str, remedy: Path) -> Damage | None:
 
 
 def _check_root(workspace: Workspace) -> Iterator[Finding]:
-    """The record of the last run, and the index, which has to be the copy of one that a stage committed."""
-    path = workspace.root / "run.json"
-    if path.exists():
+    """The records of runs, and the index, which has to be the copy of one that a stage committed."""
+    for path in [workspace.root / "run.json", *sorted((workspace.root / "runs").glob("[!.]*.json"))]:
+        if not path.exists():
+            continue
         try:
-            workspace.read_run()
-        except WorkspaceError as error:
-            yield 1, Damage(path, str(error), path)
+            unseal(path.read_bytes())
+        except (OSError, ValueError) as error:
+            yield 1, Damage(path, f"expected the record of a run, saw {error}", path)
         else:
             yield 1, None
     index = workspace.index_path

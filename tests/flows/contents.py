@@ -12,12 +12,12 @@ Identity = tuple[int, int]
 def contents(workspace: Path) -> dict[str, str]:
     """Digest of every array object, table, weight file and page by path.
 
-    Left out are the lock, the commit records and ``run.json`` (they tell durations and the host), and from tables
-    the column ``checked_ns``.
+    Left out are the lock, the commit records, ``run.json`` and the history of runs (they tell durations and the host),
+    and from tables the column ``checked_ns``.
     """
     found = {}
     for path in sorted(workspace.rglob("*")):
-        if not path.is_file() or path.parent.name == "commits" or path.name in ("lock", "run.json"):
+        if not path.is_file() or path.parent.name in ("commits", "runs") or path.name in ("lock", "run.json"):
             continue
         found[str(path.relative_to(workspace))] = digest(_content(path))
     return found
