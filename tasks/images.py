@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,14 @@ class ImageSource:
     def __init__(self, root: Path, index: ImageIndex, max_pixels: int, threads: int = 2) -> None:
         self.root, self.index, self.max_pixels = root, index, max_pixels
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the threads: another process starts its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_pool"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # There are several such processes on a machine: the default, not what this one was given.
+        self.__init__(state["root"], state["index"], state["max_pixels"])  # type: ignore[misc]
 
     def pixels(self, row: int) -> npt.NDArray[np.uint8]:
         """One image, (H, W, 3) RGB; see :func:`storage.indexed_images.read_row`."""
