@@ -5,7 +5,7 @@ from pathlib import Path
 from configs.dataset import MAX_CLASSES
 from flows.cli import FAILED, FINISHED, REFUSED
 from flows.commands import say
-from storage.commits import CommitLog
+from flows.status import status_lines
 from storage.exporters import EXPORTERS, Record
 from storage.index import read_index
 from storage.labels import LabelStore, index_of
@@ -15,26 +15,12 @@ from storage.workspace import Workspace, WorkspaceError
 
 
 def status_command(folder: Path) -> int:
-    """Print the stages of a workspace, its quarantine, its owner and its last report."""
+    """Print what a workspace holds: owner, failure, stages, models, images, quarantine and reports."""
     workspace = Workspace(folder)
     if not workspace.root.is_dir():
         say(f"refused: no workspace at {folder}")
         return REFUSED
-    print(f"workspace  {workspace.root}")
-    print(f"held by    {workspace.owner() or 'nobody'}")
-    for stage in workspace.stages():
-        missing = len(stage.missing())
-        print(
-            f"{stage.name:<24} {stage.shards - missing}/{stage.shards} shards" + ("" if not missing else "  unfinished")
-        )
-    for model in sorted((workspace.root / "models").glob("*-*")):
-        state = "done" if CommitLog(model).units() else "in training" if (model / "checkpoint.pt").exists() else "begun"
-        print(f"{model.name:<24} {state}")
-    if workspace.index_path.exists():
-        index = read_index(workspace.index_path)
-        print(f"images     {len(index)}, {int((~index.ok).sum())} quarantined")
-    for page in sorted((workspace.root / "reports").glob("*/report.html")):
-        print(f"report     {page}")
+    print("\n".join(status_lines(workspace)))
     return FINISHED
 
 

@@ -14,7 +14,8 @@ from flows.attend import attend_flow
 from flows.classify import classify_flow
 from flows.decode import decode_flow
 from flows.evaluate import evaluate_flow
-from flows.pool import thread_runner, without_heartbeat
+from flows.failures import told
+from flows.pool import spread, thread_runner, without_heartbeat
 from flows.propose import propose_flow
 from flows.recurse import recurse_flow
 from flows.refine import refine_flow
@@ -63,7 +64,7 @@ _PACKAGES = (
 @flow(name="run", validate_parameters=False, persist_result=False)
 def run_steps(state: State, last: str) -> None:
     """Do the steps up to ``last``."""
-    with without_heartbeat():
+    with without_heartbeat(), spread(state):
         for step in STEPS[: STEPS.index(last) + 1]:
             workers = state.network_workers if step in _NETWORK else state.workers
             set_threads(state.run.config, workers)
@@ -107,7 +108,7 @@ def execute(run: Run, last: str, steps: Callable[[State, str], Any]) -> State:
     """Hold the workspace, do the steps, and record the run; where nothing is left to do no flow is started."""
     check_packages(run.config)
     keep_memory()
-    with run.workspace.hold():
+    with run.workspace.hold(), told(run.workspace):
         state = finished(run, STEPS[: STEPS.index(last) + 1])
         if state is None:
             state = State(run)

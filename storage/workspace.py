@@ -74,6 +74,22 @@ class Workspace:
         except (OSError, ValueError) as error:
             raise WorkspaceError(f"{path}: expected the record of a run, saw {error}; is this a workspace?") from error
 
+    def write_failure(self, unit: str, error: BaseException) -> None:
+        """Record what ended a run, and the unit of work that it ended with; the next run removes it."""
+        told = {"time": time.strftime("%FT%T%z"), "unit": unit, "error": type(error).__name__, "message": str(error)}
+        write_bytes_atomic(self.root / "failure.json", seal(told))
+
+    def read_failure(self) -> dict[str, Any] | None:
+        """What ended the last run, None where it ended well or was killed."""
+        try:
+            return unseal((self.root / "failure.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def forget_failure(self) -> None:
+        """Remove that record."""
+        (self.root / "failure.json").unlink(missing_ok=True)
+
     def owner(self) -> str | None:
         """Who holds the workspace now, None if nobody does; asking takes nothing."""
         path = self.root / "lock"
