@@ -48,6 +48,9 @@ class RecurSeed(LabelTraining):
     """Refine the class maps by self-correlation; ``true`` for the published constants, ``false`` for none."""
     pamr: bool = True
     """Refine them by the image's colours."""
+    pamr_side: int = Field(default=64, ge=8, le=1024)
+    """Least longer side of the grid for that; C3 of images of 512 pixels has 64. PAMR compares places that are up to 24
+    cells apart: on a grid of 20 it averages over all of the image."""
     foreground: float = Field(default=0.55, ge=0, le=1)
     """A pixel whose best class is above is certain to be that class."""
     background: float = Field(default=0.10, ge=0, le=1)

@@ -38,8 +38,8 @@ class RecurSeedLearner(Learner):
 
     Notes
     -----
-    Maps are refined on the grid of C3, which the class maps are enlarged to; there they are compared, too. For mixing,
-    the refined maps are enlarged to the images, and averaged over the cells of that grid afterwards. What a mixed image
+    Maps are correlated on the grid of C3, which the class maps are enlarged to; there they are compared, too. PAMR has
+    a finer grid where that one is coarse. For mixing, the refined maps are enlarged to the images. What a mixed image
     does not show any more is not in its maps either.
 
     Not published and chosen here: the teacher is the network itself as it is, not an average over steps; the mixed
@@ -131,18 +131,26 @@ class RecurSeedLearner(Learner):
         return self.settings.classes * F.multilabel_soft_margin_loss(logits.float(), classes.float())
 
     def _target(self, found: Joint, pixels: Tensor, classes: Tensor) -> Tensor:
+        maps = _enlarged(found).detach()
         return recurseed_target(
-            _enlarged(found).detach(),
+            maps,
             [found.features[level].detach() for level in self.levels],
             pixels.float() / 255,
             classes,
             scg=self.settings.scg is not None,
             pamr=self.settings.pamr,
             constants=self.constants,
+            grid=self._fine(_size(maps)),
         )
 
+    def _fine(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """The grid of PAMR: that of the maps, or one of the same form with ``pamr_side``."""
+        scale = max(1.0, self.settings.pamr_side / max(grid))
+        return round(grid[0] * scale), round(grid[1] * scale)
+
     def _terms(self, found: Joint, target: Tensor, labels: Tensor, classes: Tensor) -> Terms:
-        reconstruction = reconstruction_loss(activations(_enlarged(found), classes), target)
+        maps = _enlarged(found)
+        reconstruction = reconstruction_loss(activations(maps, classes), F.adaptive_avg_pool2d(target, _size(maps)))
         return {
             "classification": self._class_loss(found.class_logits, classes),
             "segmentation": self.settings.segmentation
@@ -151,7 +159,7 @@ class RecurSeedLearner(Learner):
         }
 
     def _mixed(self, logits: Tensor, target: Tensor, tensors: dict[str, Tensor], moment: Moment, mixing: Mix) -> Mixed:
-        """Images pasted over one another, with maps on the grid of the target."""
+        """Images pasted over one another, with maps as large as they are."""
         images, classes, mine = tensors["images"], tensors["targets"], self.settings
         labels = edge_predict_targets(
             logits,
@@ -165,8 +173,7 @@ class RecurSeedLearner(Learner):
         large = F.interpolate(target, _size(images), mode="bilinear", align_corners=False)
         partners = torch.Generator().manual_seed(step_seed(mine.optimise.seed, moment.total))
         mixed = mix(images, labels, large, classes, generator=partners)
-        small = F.adaptive_avg_pool2d(mixed.maps, _size(target)) * mixed.classes[:, :, None, None]
-        return mixed._replace(maps=small)
+        return mixed._replace(maps=mixed.maps * mixed.classes[:, :, None, None])
 
 
 def levels(network: JointNetwork, settings: RecurSeed) -> list[int]:

@@ -32,6 +32,7 @@ def recurseed_target(
     constants: ScgConstants = RECURSEED,
     iterations: int = ITERATIONS,
     dilations: Sequence[int] = DILATIONS,
+    grid: tuple[int, int] | None = None,
     rescale: bool = True,
 ) -> Tensor:
     r"""Refined maps :math:`M_{rs}`, which class maps and decoder learn.
@@ -42,8 +43,8 @@ def recurseed_target(
     Parameters
     ----------
     class_maps
-        Class maps F before pooling, ``[B, K, h, w]`` floating point, any sign. Their grid is that of the result: bring
-        them to the grid of C3 first, as published.
+        Class maps F before pooling, ``[B, K, h, w]`` floating point, any sign. Their grid is that of SCG: bring them to
+        the grid of C3 first, as published.
     features
         Outputs of the encoder's stages, each ``[B, C, h', w']``; brought to the grid of the maps (bilinear). Not looked
         at without ``scg``.
@@ -60,14 +61,17 @@ def recurseed_target(
         Of SCG.
     iterations, dilations
         Of PAMR.
+    grid
+        Height and width of PAMR's grid, which the maps are enlarged to; none: that of the maps. Neighbours are up to 24
+        cells away: on a grid of 20 by 20 PAMR averages over all of the image.
     rescale
         Divide by the maximum after PAMR, which averages peaks away.
 
     Returns
     -------
     Tensor
-        ``[B, K, h, w]`` float32 in 0..1, without a graph; 0 for absent classes. Computed in float32 whatever autocast
-        says: half precision breaks the small guards of SCG.
+        ``[B, K, h, w]``, or ``[B, K, *grid]`` after PAMR, float32 in 0..1, without a graph; 0 for absent classes.
+        Computed in float32 whatever autocast says: half precision breaks the small guards of SCG.
 
     Raises
     ------
@@ -97,13 +101,14 @@ def recurseed_target(
             maps = spreading(maps, correlation, foreground=constants.foreground, background=constants.background)
             del correlation
         if pamr:
+            maps = maps if grid is None else interpolate(maps, grid, mode="bilinear", align_corners=False)
             shown = interpolate(images.float(), maps.shape[-2:], mode="bilinear", align_corners=True).clamp_(0, 1)
             maps = refining(shown, maps, iterations=iterations, dilations=dilations)
             maps = _by_maximum(maps) if rescale else maps
         return maps
 
     with torch.no_grad(), torch.autocast(class_maps.device.type, enabled=False):
-        return over_present(refined, class_maps.float(), classes).clamp_(0, 1)
+        return over_present(refined, class_maps.float(), classes, grid if pamr else None).clamp_(0, 1)
 
 
 def target_labels(
@@ -141,23 +146,28 @@ def target_labels(
         return certain_filter(targets, foreground=foreground, background=background)
 
 
-def over_present(refine: Callable[[Tensor], Tensor], maps: Tensor, classes: Tensor) -> Tensor:
+def over_present(
+    refine: Callable[[Tensor], Tensor], maps: Tensor, classes: Tensor, size: tuple[int, int] | None = None
+) -> Tensor:
     """Refine the maps of the classes that are there, leaving out the others: an image shows few of many classes.
 
     Parameters
     ----------
     refine
-        From maps ``[B, n, H, W]`` to maps of the same shape, each from its own map alone; n is the largest number of
-        classes that an image has. Images with fewer have maps of zeros in their place.
+        From maps ``[B, n, H, W]`` to as many maps, each from its own map alone; n is the largest number of classes
+        that an image has. Images with fewer have maps of zeros in their place.
     maps
         ``[B, K, H, W]``.
     classes
         ``[B, K]``, 0 or 1.
 
+    size
+        Height and width of what ``refine`` returns; none: those of the maps.
+
     Returns
     -------
     Tensor
-        ``[B, K, H, W]``, 0 for absent classes.
+        ``[B, K, H, W]``, or ``[B, K, *size]``; 0 for absent classes.
 
     Examples
     --------
@@ -167,14 +177,14 @@ def over_present(refine: Callable[[Tensor], Tensor], maps: Tensor, classes: Tens
     """
     present = classes > 0
     most = int(present.sum(1).max()) if present.numel() else 0
-    found = torch.zeros_like(maps)
+    found = maps.new_zeros(*maps.shape[:2], *(size or maps.shape[2:]))
     if most == 0:
         return found
     first = present.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
     places = first[:, :, None, None].expand(-1, -1, *maps.shape[2:])
     there = present.gather(1, first)[:, :, None, None]
-    few = refine(torch.where(there, maps.gather(1, places), 0))
-    return found.scatter_(1, places, torch.where(there, few, 0))
+    few = torch.where(there, refine(torch.where(there, maps.gather(1, places), 0)), 0)
+    return found.scatter_(1, first[:, :, None, None].expand_as(few), few)
 
 
 def _correlation(features: Sequence[Tensor], grid: Sequence[int], constants: ScgConstants) -> Tensor:

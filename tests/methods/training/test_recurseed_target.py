@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from methods.losses.recurseed_losses import activations, recurseed_losses
 from methods.refinement import RECURSEED, SLIDES, correlate_levels, pamr, scg
@@ -66,6 +67,15 @@ class TestRecurseedTarget:
         maps, _, _, classes = batch()
         found = recurseed_target(maps, [], torch.zeros(0), classes, scg=False, pamr=False)
         assert torch.equal(found, activations(maps, classes))
+
+    def test_a_finer_grid_for_pamr(self) -> None:
+        maps, features, images, classes = batch()
+        spread = recurseed_target(maps, features, images, classes, pamr=False)
+        fine = interpolate(spread, (12, 16), mode="bilinear", align_corners=False)
+        small = interpolate(images, (12, 16), mode="bilinear", align_corners=True)
+        found = recurseed_target(maps, features, images, classes, grid=(12, 16), rescale=False)
+        torch.testing.assert_close(found, pamr(small, fine))
+        assert torch.equal(recurseed_target(maps, features, images, classes, pamr=False, grid=(12, 16)), spread)
 
     def test_other_constants(self) -> None:
         one, other = (recurseed_target(*batch(), constants=constants) for constants in (RECURSEED, SLIDES))
@@ -176,6 +186,11 @@ class TestOverPresent:
         assert torch.equal(seen[0][0], maps[0, [1, 4]])
         assert not seen[0][1, 1].any()
         assert torch.equal(found, (maps + 1) * classes[:, :, None, None])
+
+    def test_another_size(self) -> None:
+        maps, classes = torch.rand(2, 3, 4, 4), torch.tensor([[1, 0, 1], [0, 0, 1]])
+        found = over_present(lambda few: interpolate(few, (6, 5)), maps, classes, (6, 5))
+        assert torch.equal(found, interpolate(maps * classes[:, :, None, None], (6, 5)))
 
     def test_no_class_at_all(self) -> None:
         def never(_few: Tensor) -> Tensor:
