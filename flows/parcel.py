@@ -1,7 +1,7 @@
 """The work of a step as bytes for another process: networks move to the device of whoever unpacks them.
 
-What a step computes with was made here, perhaps on a GPU, whose memory means nothing elsewhere. So tensors travel by way
-of the CPU, and a device is what ``runtime.device`` means where the parcel is opened.
+What a step computes with was made here, perhaps on a GPU, whose memory means nothing elsewhere. So tensors travel by
+way of the CPU, and a device is what ``runtime.device`` means where the parcel is opened.
 """
 
 import io

@@ -1,17 +1,40 @@
 """Handing a step's shards to Prefect tasks: a bounded window in flight, every result asked for."""
 
 from collections import deque
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows.progress import progress
+from flows.progress import Bar, progress
 from tasks.context import Work, unit
+from tasks.state import State
 
 WINDOW = 4
+Executor = Callable[[Work, list[int], Bar], None]
+_executor: ContextVar[Executor | None] = ContextVar("executor", default=None)
+"""Does the shards of the flows that run inside; none: the threads of the flow's task runner."""
+
+
+@contextmanager
+def spread(state: State) -> Iterator[None]:
+    """Inside, the shards of every step go where the run's ``runtime.executor`` says."""
+    if state.run.config.runtime.executor == "local":
+        yield
+        return
+    # Half a second that a run on this process alone does not wait for.
+    from flows.cluster import cluster_of
+
+    with cluster_of(state) as cluster:
+        token = _executor.set(cluster)
+        try:
+            yield
+        finally:
+            _executor.reset(token)
 
 
 def thread_runner(workers: int) -> TaskRunner[PrefectFuture[Any]]:
@@ -44,16 +67,23 @@ def run_work(work: Work, workers: int, total: int) -> int:
     Exception
         The first failure, after the shards in flight have ended; what is committed stays committed.
     """
-    todo = work.missing()
-    waiting: deque[PrefectFuture[None]] = deque()
+    todo, executor = work.missing(), _executor.get()
     with progress(work.title, len(todo), total - len(todo)) as bar:
-        for shard in todo:
-            waiting.append(unit.submit(work, shard, work.title))
-            if len(waiting) >= WINDOW * workers:
-                waiting.popleft().result()
-                bar.step()
-        while waiting:
-            # result(), not wait(): a worker that was killed would leave the flow Completed.
+        if executor is None:
+            _in_threads(work, todo, WINDOW * workers, bar)
+        elif todo:
+            executor(work, todo, bar)
+    return len(todo)
+
+
+def _in_threads(work: Work, todo: list[int], window: int, bar: Bar) -> None:
+    waiting: deque[PrefectFuture[None]] = deque()
+    for shard in todo:
+        waiting.append(unit.submit(work, shard, work.title))
+        if len(waiting) >= window:
             waiting.popleft().result()
             bar.step()
-    return len(todo)
+    while waiting:
+        # result(), not wait(): a worker that was killed would leave the flow Completed.
+        waiting.popleft().result()
+        bar.step()

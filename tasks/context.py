@@ -53,6 +53,7 @@ class ShardWork:
     What becomes of such an image is for the step to say: a map that is not finite, a mask that says nothing.
     """
 
+    title: str
     index: ImageIndex
     shards: list[Shard]
     only: int | None = None

@@ -76,7 +76,7 @@ def fit_together(fit: Fit, state: State, checkpoint: Path, progress: Progress, p
 
 
 def _child(rank: int, world: int, folder: Path, fit: Fit, state: State, checkpoint: Path, told: Any) -> None:
-    _die_with_parent()
+    die_with_parent()
     cuda = state.device.type == "cuda"
     if cuda:
         torch.cuda.set_device(rank)
@@ -99,7 +99,7 @@ def _child(rank: int, world: int, folder: Path, fit: Fit, state: State, checkpoi
         torch.distributed.destroy_process_group()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """A run that is killed must not leave processes behind that go on writing its checkpoint (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)

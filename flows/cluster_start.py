@@ -1,0 +1,68 @@
+"""A cluster on this machine: a scheduler on loopback and worker processes of one thread each, one of them per GPU."""
+
+import logging
+import os
+from typing import Any
+
+import dask
+import torch
+from distributed import Nanny, Scheduler, SpecCluster
+
+LOOPBACK = "127.0.0.1"
+DEATHS = 3
+"""A shard that killed so many workers is looked into, see :mod:`flows.alone`."""
+GPU = "GPU"
+GRACE = 0.5
+_QUIET = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "error"}
+
+
+class BriefNanny(Nanny):
+    """Keeps a worker alive, and at the end waits for it no longer than one without anything to lose deserves.
+
+    A worker with torch in it would take seconds to leave, though whatever it has done is in the store.
+    """
+
+    async def close(self, timeout: float | None = None, reason: str = "nanny-close") -> Any:  # noqa: ARG002
+        """End the worker, by a signal if it has to be."""
+        return await super().close(timeout=GRACE, reason=reason)
+
+
+def scheduler_options() -> dict[str, Any]:
+    """Of every scheduler that is started here: no dashboard, and when a shard has killed enough workers."""
+    return {"dashboard": False, "allowed_failures": DEATHS - 1}
+
+
+def start_cluster(workers: int, *, port: int = 0, cuda: bool = False) -> Any:
+    """Start a scheduler and workers; a worker that dies is replaced, and all end with this process.
+
+    Parameters
+    ----------
+    workers
+        How many processes.
+    port
+        Of the scheduler; 0: any that is free.
+    cuda
+        Give the first workers a GPU each, and offer it as the resource ``GPU``; the others see none.
+    """
+    # Its own remarks on every connection; silence_logs does not reach loggers that Prefect has configured.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    scheduler = {"cls": Scheduler, "options": {"host": LOOPBACK, "port": port, **scheduler_options()}}
+    gpus = _visible() if cuda else []
+    # Without a limit on memory: dask's own would kill a worker at its share of the machine, used or not.
+    options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "host": LOOPBACK, "dashboard": False}
+    specified: dict[int, dict[str, Any]] = {}
+    for number in range(workers):
+        own: dict[str, Any] = {}
+        if cuda:
+            own["env"] = {"CUDA_VISIBLE_DEVICES": gpus[number] if number < len(gpus) else ""}
+        if number < len(gpus):
+            own["resources"] = {GPU: 1}
+        specified[number] = {"cls": BriefNanny, "options": {**options, **own}}
+    with dask.config.set(_QUIET):
+        found: Any = SpecCluster(scheduler=scheduler, workers=specified, silence_logs=logging.ERROR)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _visible() -> list[str]:
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
