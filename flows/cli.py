@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from flows.cluster_cli import cluster
+
 FINISHED, FAILED, REFUSED, HELD = 0, 1, 2, 3
 
 app = App(
@@ -126,6 +128,66 @@ def export(
     return export_command(workspace, format, out, labels, split)
 
 
+Cron = Annotated[str | None, Parameter(help="Five fields, as '0 2 * * *': at two o'clock every night.")]
+Interval = Annotated[float | None, Parameter(help="Seconds from one start to the next.")]
+Timezone = Annotated[str | None, Parameter(help="Of the cron line, as Europe/Berlin. Default: UTC.")]
+Name = Annotated[str | None, Parameter(help="Of the deployment. Default: that of the config.")]
+
+
+@app.command
+def server(*, port: int = 4200) -> int:
+    """Be a Prefect server on this machine, for scheduled runs; Ctrl-C ends it."""
+    from flows.server import server_command
+
+    return server_command(port)
+
+
+@app.command
+def worker(*, pool: str = "maskmill") -> int:
+    """Do the runs that the server starts; Ctrl-C ends it."""
+    from flows.server import worker_command
+
+    return worker_command(pool)
+
+
+@app.command
+def deploy(
+    config: Config,
+    *,
+    cron: Cron = None,
+    interval: Interval = None,
+    timezone: Timezone = None,
+    workspace: WorkspaceOption = None,
+    name: Name = None,
+    limit: Limit = None,
+    overrides: Overrides = None,
+    pool: str = "maskmill",
+) -> int:
+    """Have the server start runs by the clock; a worker does them."""
+    from flows.deploy import Order, deploy_command
+
+    return deploy_command(Order(config, workspace, limit, overrides or [], cron, interval, timezone, name), pool)
+
+
+@app.command
+def serve(
+    config: Config,
+    *,
+    cron: Cron = None,
+    interval: Interval = None,
+    timezone: Timezone = None,
+    workspace: WorkspaceOption = None,
+    name: Name = None,
+    limit: Limit = None,
+    overrides: Overrides = None,
+) -> int:
+    """Start runs by the clock from this process, without a worker; when it ends, so do they."""
+    from flows.deploy import Order
+    from flows.serve import serve_command
+
+    return serve_command(Order(config, workspace, limit, overrides or [], cron, interval, timezone, name))
+
+
 @app.command
 def prune(workspace: Path, *, keep: int, dry_run: Annotated[bool, Parameter(negative="")] = False) -> int:
     """Remove stages, models and reports that none of the last runs used.
@@ -165,6 +227,9 @@ def presets() -> int:
 
     print("\n".join(preset_names()))
     return FINISHED
+
+
+app.command(cluster)
 
 
 def main(arguments: list[str] | None = None) -> None:

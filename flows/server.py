@@ -1,0 +1,96 @@
+"""Server and worker: Prefect's own, with the settings that scheduled runs of this project need.
+
+Both replace the process that starts them, so that a service manager or a shell has one process to watch and to stop.
+"""
+
+import os
+import socket
+import sys
+from typing import NoReturn
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from flows.cli import FAILED, REFUSED
+from flows.commands import quiet_prefect, say
+
+HOST = "127.0.0.1"
+PORT = 4200
+POOL = "maskmill"
+API = "PREFECT_API_URL"
+SERVER = {
+    # Kept in memory, a slot that a crashed run held would stay taken until the server is started anew, and one that a
+    # living run holds would be free as soon as it is.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # How long the slot of a dead run stays taken, and how long a run may take to start.
+    "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "120",
+}
+
+
+def api_url() -> str:
+    """Address of the server: that of the environment, else where ``maskmill server`` listens if nothing is said."""
+    return os.environ.get(API) or f"http://{HOST}:{PORT}/api"
+
+
+def answers(url: str) -> bool:
+    """Whether a Prefect server says at this address that it is well."""
+    try:
+        with urlopen(f"{url}/health", timeout=5) as reply:
+            return bool(reply.status == 200)
+    except (URLError, OSError, ValueError):
+        return False
+
+
+def need_server() -> str | None:
+    """Address of the server for this process and those it starts; None, and a line that says so, if none answers."""
+    url = api_url()
+    if not answers(url):
+        say(f"failed: no Prefect server answers at {url}; start one with `maskmill server`, or set {API}")
+        return None
+    os.environ[API] = url
+    return url
+
+
+def server_command(port: int) -> int:
+    """Become a Prefect server on loopback; returns only if the port is taken."""
+    if not 0 < port < 1 << 16:
+        say(f"refused: --port: expected 1 to 65535, saw {port}")
+        return REFUSED
+    url = f"http://{HOST}:{port}/api"
+    if _taken(port):
+        known = "a Prefect server answers there already" if answers(url) else "something else listens there"
+        say(f"failed: port {port} is taken, {known}; choose another with --port")
+        return FAILED
+    quiet_prefect()
+    for name, value in SERVER.items():
+        os.environ.setdefault(name, value)
+    export = f"export {API}={url}, then " if port != PORT else ""
+    print(f"server     {url} (in a few seconds; Ctrl-C ends it)")
+    print(f"next       elsewhere: {export}maskmill deploy CONFIG --cron '0 2 * * *', and maskmill worker", flush=True)
+    return _become("server", "start", "--host", HOST, "--port", str(port), "--analytics-off")
+
+
+def worker_command(pool: str) -> int:
+    """Become a worker of a process pool; returns only if no server answers."""
+    url = need_server()
+    if url is None:
+        return FAILED
+    quiet_prefect()
+    # A worker that says nothing cannot be told from one that hangs; what its runs log is set by their deployment.
+    os.environ["PREFECT_LOGGING_LEVEL"] = "INFO"
+    print(f"worker     of pool {pool} at {urlsplit(url).netloc} (Ctrl-C ends it)", flush=True)
+    return _become("worker", "start", "--pool", pool, "--type", "process")
+
+
+def _taken(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False
+
+
+def _become(*arguments: str) -> NoReturn:
+    os.execv(sys.executable, [sys.executable, "-m", "prefect", *arguments])
