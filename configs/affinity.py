@@ -53,7 +53,7 @@ class Affinity(Section):
     """Side that training images are resized to before the crop; none: 8/7 of the classifier's input, 256 for 224."""
     flip: bool = True
     optimise: AffinityOptimisation = AffinityOptimisation()
-    split: Names = Field(default=["train"])
+    split: Names = Field(default=["train"], min_length=1)
     select: ClassVar[None] = None
     """No number of maps chooses the epoch: edges are no maps yet."""
     select_split: ClassVar[str] = ""

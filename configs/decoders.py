@@ -64,7 +64,7 @@ class _Decoder(Section):
     crf: CrfLoss = CrfLoss()
     size: SizeLoss = SizeLoss()
     optimise: DecoderOptimisation = DecoderOptimisation()
-    split: Names = Field(default=["train"])
+    split: Names = Field(default=["train"], min_length=1)
     select: Select | None = None
     """Number of the validation split that chooses the epoch; needs ground truth there. None: the last epoch."""
     select_split: str = Field(default="val", min_length=1)

@@ -65,7 +65,7 @@ class LabelTraining(Section):
     """Learning rates as Puzzle-CAM: biases twice that of weights and without decay, new parts ten times that of the
     encoder."""
     inference: Inference = Inference()
-    split: Names = Field(default=["train"])
+    split: Names = Field(default=["train"], min_length=1)
 
     @property
     def title(self) -> str:

@@ -56,7 +56,7 @@ class Pretraining(Optimisation):
     """Epochs in which the last layer of the head stays as it was drawn."""
     clip_gradient: float = Field(default=3.0, gt=0)
     """Largest norm of each parameter's gradient."""
-    split: Names = Field(default=["train"])
+    split: Names = Field(default=["train"], min_length=1)
 
     @model_validator(mode="after")
     def _rising(self) -> "Pretraining":

@@ -126,12 +126,22 @@ def _later(state: State) -> list[str]:
 def _prediction_lines(state: State) -> list[str]:
     """Networks that predict masks, and rounds as far as they are known: what follows depends on their weights."""
     lines: list[str] = []
+    open_: set[str] = set()
     for training in state.run.config.segmenters:
-        found, saved = _training_lines(state, "segment", training)
+        if isinstance(training, Segmenter) and training.labels in open_:
+            lines.append(f"segment    {training.title}, learns what {training.labels} will predict")
+            open_.add(training.title)
+            continue
+        found, _ = _training_lines(state, "segment", training)
         lines += found
-        if not saved:
-            return lines
+        if not is_saved(name_segmenter(state, training)):
+            open_.add(training.title)
     recurse = state.run.config.recurse
+    if recurse is not None and recurse.train.labels in open_:
+        return [
+            *lines,
+            f"recurse    up to {recurse.rounds} rounds, the first learns what {recurse.train.labels} will predict",
+        ]
     while (round_ := next_round(state)) is not None and recurse is not None:
         found, saved = _training_lines(state, "recurse", round_)
         lines += found

@@ -272,9 +272,11 @@ class TestPlan:
         return [" ".join(line.split()) for line in done.out.splitlines() if line.startswith("segment")]
 
     def test_before(self, maskmill: Launcher, finished: Finished, tmp_path: Path) -> None:
-        line, *_ = self.plan(maskmill, write(tmp_path, finished.data, *CHAIN), finished.refined)
-        assert line.startswith("segment to do (segmenter-")
-        assert line.endswith("unet-first, its masks depend on it: 2 shards")
+        *lines, last = self.plan(maskmill, write(tmp_path, finished.data, *CHAIN), finished.refined)
+        for line, title in zip(lines, TITLES[:-1], strict=True):
+            assert line.startswith("segment to do (segmenter-")
+            assert line.endswith(f"{title}, its masks depend on it: 2 shards")
+        assert last == "segment unet-recurseed-epm, learns what recurseed-epm will predict"
 
     def test_after(self, maskmill: Launcher, finished: Finished, tmp_path: Path) -> None:
         lines = self.plan(maskmill, write(tmp_path, finished.data, *CHAIN), finished.workspace)
