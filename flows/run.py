@@ -12,6 +12,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from configs import load_config
 from flows.attend import attend_flow
 from flows.classify import classify_flow
+from flows.dead import close_dead_runs
 from flows.decode import decode_flow
 from flows.evaluate import evaluate_flow
 from flows.failures import told
@@ -101,14 +102,19 @@ def maskmill_flow(
         Another run holds the workspace.
     """
     run = Run(load_config(config, overrides or []), Workspace(Path(workspace)), limit)
-    return outcome(execute(run, last, run_steps))
+    return outcome(execute(run, last, run_steps, close_dead_runs))
 
 
-def execute(run: Run, last: str, steps: Callable[[State, str], Any]) -> State:
-    """Hold the workspace, do the steps, and record the run; where nothing is left to do no flow is started."""
+def execute(run: Run, last: str, steps: Callable[[State, str], Any], held: Callable[[], object] | None = None) -> State:
+    """Hold the workspace, do the steps, and record the run; where nothing is left to do no flow is started.
+
+    ``held`` is called as soon as the workspace is held.
+    """
     check_packages(run.config)
     keep_memory()
     with run.workspace.hold(), told(run.workspace):
+        if held is not None:
+            held()
         state = finished(run, STEPS[: STEPS.index(last) + 1])
         if state is None:
             state = State(run)
