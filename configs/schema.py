@@ -50,7 +50,7 @@ class Classifier(Section):
     input_size: int = Field(default=224, ge=32, le=2048)
     normalise: Normalise = Normalise()
     train: Training = Training()
-    train_split: Names = Field(default=["train"])
+    train_split: Names = Field(default=["train"], min_length=1)
     batch_size: int = Field(default=32, ge=1)
     """Images per forward pass outside of training."""
 
