@@ -29,7 +29,8 @@ def close_dead_runs() -> int:
     Returns
     -------
     int
-        How many there were, parts of them counted too; 0 outside of a deployment, or where the server does not answer (the run matters more).
+        How many there were, parts of them counted too; 0 outside of a deployment, or where the server does not answer
+        (the run matters more).
     """
     context = FlowRunContext.get()
     own = context.flow_run if context else None
