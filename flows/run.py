@@ -122,7 +122,8 @@ def execute(run: Run, last: str, steps: Callable[[State, str], Any], held: Calla
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
                 steps(state, last)
         run.workspace.write_run(describe_run(state))
-        remember(run.workspace, last, used_folders(state))
+        facts = {"images": len(state.index), "news": state.news.counts if state.news else None, "done": state.done}
+        remember(run.workspace, last, used_folders(state), facts)
     return state
 
 
@@ -133,6 +134,7 @@ def describe_run(state: State) -> dict[str, Any]:
         "limit": state.run.limit,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "index_stage": state.index_stage,
+        "news": state.news.counts if state.news else None,
         "truth": state.truth.name if state.truth else None,
         "model": state.model.name if state.model else None,
         "transformer": state.transformer.name if state.transformer else None,

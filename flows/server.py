@@ -19,10 +19,10 @@ PORT = 4200
 POOL = "maskmill"
 API = "PREFECT_API_URL"
 SERVER = {
-    # Kept in memory, a slot that a crashed run held would stay taken until the server is started anew, and one that a
-    # living run holds would be free as soon as it is.
+    # Kept in memory, the slot of a crashed run stays taken for as long as the server runs. On the file system it is
+    # free after five minutes at the latest, as long as a run's last renewal holds.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    # How long the slot of a dead run stays taken, and how long a run may take to start.
+    # How long the slot of a run that has not started yet stays taken, and so how long it may take to start.
     "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "120",
 }
 

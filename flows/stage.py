@@ -1,5 +1,6 @@
 """Stage: list the data set, look at every file once, write the image index and the ground truth."""
 
+import sys
 from typing import Any
 
 from prefect import flow
@@ -8,9 +9,19 @@ from flows.pool import run_work
 from storage import keys
 from storage.boxes import BOXES, boxes_basis, boxes_digest
 from storage.files import write_bytes_atomic
+from storage.news import News, compare
 from storage.readers import read_dataset
 from storage.samples import Listing
-from storage.staged import STAGE_SHARD, Stamp, listing_digest, read_sources, staged_index, stamp_all, thin
+from storage.staged import (
+    STAGE_SHARD,
+    Stamp,
+    earlier_index,
+    listing_digest,
+    read_sources,
+    staged_index,
+    stamp_all,
+    thin,
+)
 from storage.stages import StageFolder
 from tasks.context import Run
 from tasks.fit_decoder import check_decoders
@@ -18,6 +29,8 @@ from tasks.fit_segmenter import check_segmenters
 from tasks.stage import INDEX_UNIT, BoxWork, InspectWork, TruthWork, begin_truth, finish_staging
 from tasks.state import State
 from tasks.sweep import check_sweep
+
+SHOWN = 5
 
 
 def list_dataset(run: Run) -> tuple[Listing, list[tuple[Stamp, Stamp]], dict[str, Any]]:
@@ -45,6 +58,16 @@ def box_folder(state: State, staged: StageFolder) -> tuple[StageFolder, dict[str
     return keys.stage_folder(state.run.workspace, BOXES, basis), basis
 
 
+def tell_news(news: News | None) -> None:
+    """Say what is other than in the last run, a few names of each."""
+    if news is None or not any(news.counts.values()):
+        return
+    for what, names in (("new", news.added), ("gone", news.removed), ("changed", news.changed)):
+        more = ", ..." if len(names) > SHOWN else ""
+        told = f": {', '.join(names[:SHOWN])}{more}" if names else ""
+        print(f"stage      {len(names)} {what} since the last run{told}", file=sys.stderr)
+
+
 @flow(name="stage", validate_parameters=False, persist_result=False)
 def stage_flow(state: State) -> None:
     """Bring the index and the ground truth of a run up to date."""
@@ -55,7 +78,10 @@ def stage_flow(state: State) -> None:
     folder.begin(basis, shards=shards, classes=listing.classes)
     done = run_work(InspectWork(run, folder, listing, stamps), state.workers, shards)
     if not folder.log.path(INDEX_UNIT).exists():
-        finish_staging(run, folder, listing.classes)
+        before = earlier_index(run.workspace)
+        index = finish_staging(run, folder, listing.classes, before)
+        state.news = compare(before, index) if before else None
+        tell_news(state.news)
     state.staged, state.index = folder, staged_index(folder)
     data = (folder.folder / "images.parquet").read_bytes()
     if not run.workspace.index_path.exists() or run.workspace.index_path.read_bytes() != data:

@@ -2,6 +2,10 @@
 
 Row numbers are the only names that later stages know. An image keeps its row whether or not it could be read, so a
 quarantined image is a row of ignore pixels and never shifts its neighbours.
+
+Its slot says where an image lies in the arrays of its canvas, and so in which shard. An index that follows an earlier
+one leaves every image that is still there in its slot: what came or went since touches its own shards only. Such an
+index may list the same images in another order than a fresh one would, and leave slots empty.
 """
 
 from collections.abc import Sequence
@@ -49,13 +53,20 @@ class Shard:
     """A unit of work: consecutive rows of the index that share a canvas.
 
     ``rows`` are global row numbers, ``canvas`` is (height, width), ``number`` counts all shards of the run and
-    ``object`` those of the canvas (the number of the shard object in the canvas's arrays).
+    ``object`` those of the canvas (the number of the shard object in the canvas's arrays). ``places`` are those of the
+    rows inside the object, empty where they follow each other from 0.
     """
 
     number: int
     rows: range
     canvas: tuple[int, int]
     object: int
+    places: tuple[int, ...] = ()
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """Place of each row inside the shard object."""
+        return self.places or range(len(self.rows))
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,11 @@ class ImageIndex:
     @cached_property
     def key(self) -> str:
         """Key of all that later stages read from here: ids, splits, content, labels, classes; never time stamps."""
-        return self.subset_key(range(len(self)))
+        rows = self.subset_key(range(len(self)))
+        if self._is_fresh:
+            return rows
+        layout = [self._canvas_by_row, self.slots.tolist()]
+        return short_key({"rows": rows, "layout": digest(repr(layout).encode())})
 
     def subset_key(self, rows: Sequence[int]) -> str:
         """The same for some of the rows: what a training on one split depends on."""
@@ -131,20 +146,48 @@ class ImageIndex:
             counts[canvas] = counts.get(canvas, 0) + 1
         return counts
 
+    def canvas(self, row: int) -> tuple[int, int]:
+        """Canvas (height, width) of a row."""
+        return self._canvas_by_row[row]
+
     @cached_property
     def _canvas_by_row(self) -> list[tuple[int, int]]:
         heights = self.table.column("canvas_height").to_pylist()
         widths = self.table.column("canvas_width").to_pylist()
         return list(zip(heights, widths, strict=True))
 
+    @cached_property
+    def slots(self) -> npt.NDArray[np.int64]:
+        """Place of each row in the arrays of its canvas."""
+        return np.asarray(self.table.column("slot").to_pylist(), dtype=np.int64)
+
+    @cached_property
+    def capacities(self) -> dict[tuple[int, int], int]:
+        """Room in the arrays of each canvas (height, width): up to the last slot that is taken."""
+        # Rows of a canvas are in the order of their slots: the last one counts.
+        return {canvas: int(slot) + 1 for canvas, slot in zip(self._canvas_by_row, self.slots)}
+
+    @cached_property
+    def _is_fresh(self) -> bool:
+        """Whether rows lie where an index that follows no other would put them."""
+        seen = np.asarray(self._canvas_by_row, np.int64).reshape(-1, 2)
+        canvases = _fresh_canvases(*np.maximum(np.asarray(self.sizes, np.int64).reshape(-1, 2), 1).T)
+        in_order = sorted(self.canvases) == list(self.canvases)
+        return in_order and np.array_equal(seen, canvases) and self.capacities == self.canvases
+
     def shards(self, size: int) -> list[Shard]:
-        """Deal the rows out: at most ``size`` to a shard, never two canvases in one."""
+        """Deal the rows out: those whose slots share a shard object of ``size`` images, never two canvases in one."""
         shards: list[Shard] = []
         first = 0
         for canvas, count in self.canvases.items():
-            for number, start in enumerate(range(0, count, size)):
-                rows = range(first + start, first + min(start + size, count))
-                shards.append(Shard(len(shards), rows, canvas, number))
+            slots = self.slots[first : first + count]
+            starts = np.flatnonzero(np.r_[True, np.diff(slots // size) > 0])
+            for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), count]):
+                number = int(slots[start]) // size
+                places = tuple((slots[start:stop] - number * size).tolist())
+                dense = places == tuple(range(len(places)))
+                rows = range(first + start, first + stop)
+                shards.append(Shard(len(shards), rows, canvas, number, () if dense else places))
             first += count
         return shards
 
@@ -162,7 +205,7 @@ class ImageIndex:
         return table_bytes(self.table.replace_schema_metadata(metadata))
 
 
-def build_index(table: pa.Table, classes: Sequence[str]) -> ImageIndex:
+def build_index(table: pa.Table, classes: Sequence[str], before: ImageIndex | None = None) -> ImageIndex:
     """Put inspected images into run order and give each its canvas and slot.
 
     Where no side is longer than 512 there is one canvas, as large as the largest image; else sizes are rounded up to
@@ -174,22 +217,65 @@ def build_index(table: pa.Table, classes: Sequence[str]) -> ImageIndex:
         Columns of the index up to ``bytes``, in the order of the data set's lists.
     classes
         Names in id order.
+    before
+        An earlier index to follow: images that it knows keep canvas and slot as long as they fit, new ones get the next
+        slots of a canvas in the order of the lists. Slots of images that are gone stay empty. An index that knows less
+        than half of the images is not worth following.
     """
     heights = np.asarray(table.column("height").fill_null(1).to_pylist(), dtype=np.int64).reshape(-1)
     widths = np.asarray(table.column("width").fill_null(1).to_pylist(), dtype=np.int64).reshape(-1)
-    if max(heights.max(initial=1), widths.max(initial=1)) <= ONE_CANVAS:
-        canvases = np.tile([heights.max(initial=1), widths.max(initial=1)], (len(heights), 1))
+    ids = table.column("image_id").to_pylist()
+    if before is not None and len(ids) and 2 * len({*ids} & {*before.ids}) >= len(ids):
+        canvases, ranks, slots = _follow(before, ids, heights, widths)
     else:
-        canvases = -(-np.stack([heights, widths], axis=1) // BUCKET) * BUCKET
-    order = np.lexsort((np.arange(len(heights)), canvases[:, 1], canvases[:, 0]))
-    canvases = canvases[order]
-    new = np.r_[True, (canvases[1:] != canvases[:-1]).any(axis=1)] if len(order) else np.zeros(0, bool)
-    starts = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
+        canvases = _fresh_canvases(heights, widths)
+        ranks = np.unique(canvases, axis=0, return_inverse=True)[1].reshape(-1)
+        slots = np.zeros(len(ids), np.int64)
+        for rank in range(ranks.max(initial=-1) + 1):
+            slots[ranks == rank] = np.arange((ranks == rank).sum())
+    order = np.lexsort((slots, ranks))
     table = table.take(pa.array(order))
-    table = table.append_column("canvas_height", pa.array(canvases[:, 0], pa.int32()))
-    table = table.append_column("canvas_width", pa.array(canvases[:, 1], pa.int32()))
-    table = table.append_column("slot", pa.array(np.arange(len(order)) - starts, pa.int64()))
+    table = table.append_column("canvas_height", pa.array(canvases[order, 0], pa.int32()))
+    table = table.append_column("canvas_width", pa.array(canvases[order, 1], pa.int32()))
+    table = table.append_column("slot", pa.array(slots[order], pa.int64()))
     return ImageIndex(table.select(SCHEMA.names).cast(SCHEMA), tuple(classes))
+
+
+def _fresh_canvases(heights: npt.NDArray[np.int64], widths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Canvas (height, width) of every image where no index goes before, ``(N, 2)``."""
+    if max(heights.max(initial=1), widths.max(initial=1)) <= ONE_CANVAS:
+        return np.tile(np.asarray([heights.max(initial=1), widths.max(initial=1)], np.int64), (len(heights), 1))
+    return -(-np.stack([heights, widths], axis=1) // BUCKET) * BUCKET
+
+
+def _follow(
+    before: ImageIndex, ids: Sequence[str], heights: npt.NDArray[np.int64], widths: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Canvas, rank of the canvas, and slot of every image after an earlier index."""
+    row_of = {image_id: row for row, image_id in enumerate(before.ids)}
+    known, room = list(before.canvases), dict(before.capacities)
+    ranks, slots = np.full(len(ids), -1, np.int64), np.zeros(len(ids), np.int64)
+    for place, (image_id, height, width) in enumerate(zip(ids, heights.tolist(), widths.tolist(), strict=True)):
+        row = row_of.get(image_id)
+        canvas = before.canvas(row) if row is not None else None
+        if row is None or canvas is None or height > canvas[0] or width > canvas[1]:
+            canvas = _canvas_for(height, width, known)
+            if canvas not in room:
+                known.append(canvas)
+                room[canvas] = 0
+            slots[place], room[canvas] = room[canvas], room[canvas] + 1
+        else:
+            slots[place] = before.slots[row]
+        ranks[place] = known.index(canvas)
+    return np.asarray(known, np.int64).reshape(-1, 2)[ranks], ranks, slots
+
+
+def _canvas_for(height: int, width: int, known: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Canvas of a new image: the smallest it fits where all are small, else that of its size class."""
+    small = all(max(canvas) <= ONE_CANVAS for canvas in known)
+    fitting = [canvas for canvas in known if canvas[0] >= height and canvas[1] >= width] if small else []
+    rounded = (-(-height // BUCKET) * BUCKET, -(-width // BUCKET) * BUCKET)
+    return min(fitting, key=lambda canvas: canvas[0] * canvas[1], default=rounded)
 
 
 def read_index(path: Path) -> ImageIndex:

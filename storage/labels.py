@@ -35,15 +35,15 @@ def label_specs(
             fill=IGNORE if name == "label" else 0,
         )
         for name in names
-        for canvas, count in index.canvases.items()
+        for canvas, count in index.capacities.items()
     ]
 
 
 def to_canvas(masks: dict[int, Mask], shard: Shard, fill: int) -> Mask:
-    """Lay masks of a shard's rows onto its canvas; rows without one, and the margins, hold ``fill``."""
-    canvas = np.full((len(shard.rows), *shard.canvas), fill, np.uint8)
+    """Lay masks of a shard's rows onto its canvas, each in its place; all the rest holds ``fill``."""
+    canvas = np.full((shard.offsets[-1] + 1, *shard.canvas), fill, np.uint8)
     for row, mask in masks.items():
-        canvas[row - shard.rows.start, : mask.shape[0], : mask.shape[1]] = mask
+        canvas[shard.offsets[row - shard.rows.start], : mask.shape[0], : mask.shape[1]] = mask
     return canvas
 
 
@@ -96,12 +96,13 @@ class LabelStore:
         """All of a shard on its canvas, (rows, H, W)."""
         start = shard.object * int(self.folder.manifest["basis"]["shard_images"])
         array = self.index.array_name(name, shard.canvas)
-        return self.folder.rows(array, shard.number, start, start + len(shard.rows))
+        masks = self.folder.rows(array, shard.number, start, start + shard.offsets[-1] + 1)
+        return masks[list(shard.places)] if shard.places else masks
 
     def mask(self, row: int, name: str = "label") -> Mask:
         """One image's mask (or another array of the set) at the image's own size."""
         shard = self.shard_of(row)
-        slot = shard.object * int(self.folder.manifest["basis"]["shard_images"]) + row - shard.rows.start
+        slot = int(self.index.slots[row])
         array = self.index.array_name(name, shard.canvas)
         height, width = self.index.sizes[row]
         return self.folder.rows(array, shard.number, slot, slot + 1)[0, :height, :width]

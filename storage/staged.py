@@ -131,13 +131,26 @@ def inspected_row(sample: Sample, at: Stamp, findings: dict[str, Any], mask_sha2
     }
 
 
-def assemble(folder: StageFolder, classes: Sequence[str]) -> tuple[ImageIndex, pa.Table]:
-    """Join the inspection shards into the index and, in the same order, what is known of every row."""
+def assemble(
+    folder: StageFolder, classes: Sequence[str], before: ImageIndex | None = None
+) -> tuple[ImageIndex, pa.Table]:
+    """Join the inspection shards into the index and, in the same order, what is known of every row.
+
+    ``before`` is the index to follow, see :func:`storage.index.build_index`.
+    """
     table = folder.table(FACTS)
-    index = build_index(table, classes)
+    index = build_index(table, classes, before)
     position = {image_id: number for number, image_id in enumerate(table.column("image_id").to_pylist())}
     sources = table.take(pa.array([position[image_id] for image_id in index.ids], pa.int64()))
     return index, sources
+
+
+def earlier_index(workspace: Workspace) -> ImageIndex | None:
+    """The index of the last run; None where there is none, or none that can be read."""
+    try:
+        return read_index(workspace.index_path)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def read_sources(folder: StageFolder) -> pa.Table:

@@ -102,7 +102,7 @@ class StageFolder:
         arrays: Iterable[ArraySpec] = (),
         index_stage: str = "",
     ) -> None:
-        """Create arrays and manifest; does nothing where both are there.
+        """Create arrays and manifest, and take over shards that another folder has; nothing where a manifest is there.
 
         Parameters
         ----------
@@ -123,6 +123,11 @@ class StageFolder:
         specs = list(arrays)
         for spec in specs:
             create_array(self.folder, spec)
+        # Not above: taking over reads other stages.
+        from storage.adopt import adopt
+
+        classes = tuple(classes)
+        adopt(self, basis, classes, specs, index_stage)
         manifest = {
             "name": self.name,
             "basis": dict(basis),

@@ -97,15 +97,21 @@ def _new_findings() -> dict[str, Any]:
     return {"checked_ns": time.time_ns(), "status": OK, "reason": "", "fingerprint": None}
 
 
-def finish_staging(run: Run, folder: StageFolder, classes: tuple[str, ...]) -> ImageIndex:
-    """Build the index from the inspected shards, check for leaks between splits, and commit both."""
+def finish_staging(
+    run: Run, folder: StageFolder, classes: tuple[str, ...], before: ImageIndex | None = None
+) -> ImageIndex:
+    """Build the index from the inspected shards, check for leaks between splits, and commit both.
+
+    ``before`` is the last run's index: the new one follows it, see :func:`storage.index.build_index`.
+    """
     began = time.monotonic()
-    index, sources = assemble(folder, classes)
+    index, sources = assemble(folder, classes, before)
     if not index.ok.any():
         reasons = sorted(set(index.table.column("reason").to_pylist()))[:3]
         raise StagingError(f"{run.root}: none of {len(index)} images can be used; first reasons: {'; '.join(reasons)}")
     paths = write_staged(folder, index, sources, _leaks(index, sources))
-    folder.log.commit(INDEX_UNIT, paths, facts={"index": index.key, "masks": _masks_digest(sources)}, began=began)
+    facts = {"index": index.key, "masks": _masks_digest(sources)}
+    folder.log.commit(INDEX_UNIT, paths, facts=facts, began=began)
     return index
 
 

@@ -14,6 +14,7 @@ from configs.refine import Step
 from configs.segmentation import GROUND_TRUTH, Segmenter
 from storage.index import ImageIndex
 from storage.labels import LabelStore
+from storage.news import News
 from storage.stages import StageFolder
 from tasks.context import Run
 from tasks.images import ImageSource, pick_device
@@ -70,6 +71,7 @@ class State:
         self.floor_localized: StageFolder | None = None
         self.report: Path | None = None
         self.done: dict[str, int] = {}
+        self.news: News | None = None
         self._index: ImageIndex | None = None
         self._source: ImageSource | None = None
 
