@@ -38,6 +38,11 @@ class ClusterError(RuntimeError):
     """A cluster that did not do what it was asked for."""
 
 
+def connect(target: Any) -> Any:
+    """A client of a cluster that was started here, or of the scheduler at an address."""
+    return Client(target, set_as_default=False, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
+
+
 class Cluster:
     """The workers of one run: connected to, or started, when the first stage has something to do.
 
@@ -64,9 +69,7 @@ class Cluster:
         """The connection; shards of an earlier run of this workspace that died are waited for."""
         if self.runtime.address is None:
             self._own = start_cluster(self.workers, cuda=self.cuda)
-        client: Any = Client(  # type: ignore[no-untyped-call]
-            self._own or self.runtime.address, set_as_default=False, timeout=CONNECT_SECONDS
-        )
+        client = connect(self._own or self.runtime.address)
         self._clear(client)
         return client
 
@@ -108,8 +111,11 @@ class Cluster:
             shard = int(str(future.key).rpartition("-")[2])
             alone = str(future.key).startswith(f"{stage}-alone")
             if future.status == "finished":
+                if rows := future.result():
+                    _say(f"{stage}, shard {shard}: left out {len(rows)} images that kill; the report names them")
                 bar.step()
             elif isinstance(error, KilledWorker) and not alone:
+                _say(f"{stage}, shard {shard}: killed its workers; trying its images one by one")
                 flying.add(self._submit(do_shard_alone, f"{stage}-alone", stage, shard, asks))
             else:
                 failure = failure or error or ClusterError(f"{stage}, shard {shard}: {future.status}")
@@ -126,7 +132,9 @@ class Cluster:
         for _, shard in zip(range(room), left):
             flying.add(self._submit(do_shard, stage, stage, shard, asks))
 
-    def _submit(self, call: Callable[[str, int], int], key: str, stage: str, shard: int, asks: dict[str, float]) -> Any:
+    def _submit(
+        self, call: Callable[[str, int], list[int]], key: str, stage: str, shard: int, asks: dict[str, float]
+    ) -> Any:
         return self.client.submit(
             call, stage, shard, key=f"{key}-{shard}", pure=False, retries=0, resources=asks or None
         )

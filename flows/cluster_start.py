@@ -13,7 +13,7 @@ DEATHS = 3
 """A shard that killed so many workers is looked into, see :mod:`flows.alone`."""
 GPU = "GPU"
 GRACE = 0.5
-_QUIET = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "error"}
+_QUIET = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}
 
 
 class BriefNanny(Nanny):
@@ -29,7 +29,8 @@ class BriefNanny(Nanny):
 
 def scheduler_options() -> dict[str, Any]:
     """Of every scheduler that is started here: no dashboard, and when a shard has killed enough workers."""
-    return {"dashboard": False, "allowed_failures": DEATHS - 1}
+    # Its server for health and metrics starts all the same: for this machine alone, on any port.
+    return {"dashboard": False, "dashboard_address": f"{LOOPBACK}:0", "allowed_failures": DEATHS - 1}
 
 
 def start_cluster(workers: int, *, port: int = 0, cuda: bool = False) -> Any:
@@ -44,8 +45,8 @@ def start_cluster(workers: int, *, port: int = 0, cuda: bool = False) -> Any:
     cuda
         Give the first workers a GPU each, and offer it as the resource ``GPU``; the others see none.
     """
-    # Its own remarks on every connection; silence_logs does not reach loggers that Prefect has configured.
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    # What goes wrong reaches the run, which tells of it once. ``silence_logs`` does not reach what Prefect configured.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     scheduler = {"cls": Scheduler, "options": {"host": LOOPBACK, "port": port, **scheduler_options()}}
     gpus = _visible() if cuda else []
     # Without a limit on memory: dask's own would kill a worker at its share of the machine, used or not.
@@ -59,7 +60,7 @@ def start_cluster(workers: int, *, port: int = 0, cuda: bool = False) -> Any:
             own["resources"] = {GPU: 1}
         specified[number] = {"cls": BriefNanny, "options": {**options, **own}}
     with dask.config.set(_QUIET):
-        found: Any = SpecCluster(scheduler=scheduler, workers=specified, silence_logs=logging.ERROR)  # type: ignore[no-untyped-call]
+        found: Any = SpecCluster(scheduler=scheduler, workers=specified, silence_logs=logging.CRITICAL)  # type: ignore[no-untyped-call]
     return found
 
 

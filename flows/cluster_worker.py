@@ -64,20 +64,19 @@ class StagePlugin(WorkerPlugin):
         return self._work
 
 
-def do_shard(stage: str, shard: int) -> int:
-    """Do and commit one shard; returns its number, since the store keeps everything else."""
+def do_shard(stage: str, shard: int) -> list[int]:
+    """Do and commit one shard; returns rows that had to be left out, none: the store keeps everything else."""
     work = _plugin(stage).work()
     patiently(lambda: work(shard))
-    return shard
+    return []
 
 
-def do_shard_alone(stage: str, shard: int) -> int:
+def do_shard_alone(stage: str, shard: int) -> list[int]:
     """The same for a shard that killed its workers, see :mod:`flows.alone`."""
     from flows.alone import do_alone
 
     plugin = _plugin(stage)
-    do_alone(plugin.work(), plugin.parcel, plugin.threads, shard)
-    return shard
+    return sorted(do_alone(plugin.work(), plugin.parcel, plugin.threads, shard))
 
 
 def patiently(call: Callable[[], Result], pauses: tuple[float, ...] = PAUSES) -> Result:
