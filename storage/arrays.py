@@ -2,7 +2,7 @@
 
 A chunk is one image (or pair), a shard is one unit. Only whole shards are assigned, by one process each; checksums are
 kept inside the codec as well as in the commit record, and empty chunks are written so that a missing object can never
-pass for background.
+pass for background. Shards are encoded in memory and written like any other file, so that they are whole or absent.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,11 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.abc.store import Store
 from zarr.codecs import ZstdCodec
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.storage import FsspecStore, MemoryStore
 
-from storage.files import sync_file, sync_folder
+from storage.places import file_system, is_local
+from storage.writing import write_bytes_atomic
 
 MAX_CHUNK_BYTES = 1 << 30
+METADATA = "zarr.json"
 
 
 class ArrayError(ValueError):
@@ -57,11 +62,12 @@ def array_path(folder: Path, name: str) -> Path:
 def create_array(folder: Path, spec: ArraySpec) -> None:
     """Create an empty array; one that is there already is opened and checked instead."""
     path = array_path(folder, spec.name)
-    if (path / "zarr.json").exists():
+    if (path / METADATA).exists():
         open_array(folder, spec)
         return
+    written: dict[str, Buffer] = {}
     zarr.create_array(
-        store=str(path),
+        store=MemoryStore(written),
         shape=spec.shape,
         chunks=(1, *spec.item),
         shards=(spec.shard_rows, *spec.item),
@@ -70,8 +76,7 @@ def create_array(folder: Path, spec: ArraySpec) -> None:
         compressors=[ZstdCodec(level=3, checksum=True)],
         config={"write_empty_chunks": True},
     )
-    sync_file(path / "zarr.json")
-    sync_folder(folder)
+    write_bytes_atomic(path / METADATA, written[METADATA].to_bytes())
 
 
 def open_array(folder: Path, spec: ArraySpec) -> zarr.Array[Any]:
@@ -83,15 +88,27 @@ def open_array(folder: Path, spec: ArraySpec) -> zarr.Array[Any]:
         Another shape, type or chunking than declared (foreign metadata could ask for any amount of memory).
     """
     path = array_path(folder, spec.name)
+    return _checked(path, spec, _store(path))
+
+
+def _store(path: Path) -> Store | str:
+    if is_local(path):
+        return str(path)
+    # Zarr has an event loop of its own, so it needs a file system of its own.
+    fs, name = file_system(path)
+    url = fs.unstrip_protocol(name)
+    return FsspecStore.from_url(url, storage_options=dict(fs.storage_options), read_only=True)
+
+
+def _checked(path: Path, spec: ArraySpec, store: Store | str) -> zarr.Array[Any]:
     if int(np.prod(spec.item)) * np.dtype(spec.dtype).itemsize > MAX_CHUNK_BYTES:
         raise ArrayError(f"{path}: expected chunks of at most {MAX_CHUNK_BYTES} bytes, saw items {spec.item}")
-    array = zarr.open_array(str(path), mode="r+")
+    array = zarr.open_array(store, mode="r" if isinstance(store, FsspecStore) else "r+")
     seen = (array.shape, array.chunks, array.shards, array.dtype.name)
     expected = (spec.shape, (1, *spec.item), (spec.shard_rows, *spec.item), spec.dtype)
     if seen != expected:
         raise ArrayError(f"{path}: expected shape, chunks, shards, type {expected}, saw {seen}")
-    # open_array(config=) is silently ignored; only this makes the setting hold.
-    return array.with_config({"write_empty_chunks": True})
+    return array
 
 
 def write_shard(folder: Path, spec: ArraySpec, shard: int, data: npt.NDArray[Any]) -> Path:
@@ -123,12 +140,25 @@ def write_shard(folder: Path, spec: ArraySpec, shard: int, data: npt.NDArray[Any
     if len(data) < stop - start:
         filler = np.full((stop - start - len(data), *spec.item), spec.fill, spec.dtype)
         data = np.concatenate([data, filler])
-    path = array_path(folder, spec.name).joinpath("c", str(shard), *["0"] * len(spec.item))
-    # Zarr reads a shard's old index before it replaces the whole of it: a damaged one could never be written anew.
-    path.unlink(missing_ok=True)
-    open_array(folder, spec)[start:stop] = data
-    sync_file(path)
-    return path
+    path = array_path(folder, spec.name)
+    encoded = _encode(path, spec, start, data)
+    name = "/".join(["c", str(shard), *["0"] * len(spec.item)])
+    write_bytes_atomic(path / name, encoded[name].to_bytes())
+    return path / name
+
+
+def _encode(path: Path, spec: ArraySpec, start: int, data: npt.NDArray[Any]) -> dict[str, Buffer]:
+    """What Zarr writes for rows from ``start`` on, by key.
+
+    In memory, since Zarr reads a shard's old index before it replaces the whole of it: on the disk a damaged one could
+    never be written anew.
+    """
+    metadata = default_buffer_prototype().buffer.from_bytes((path / METADATA).read_bytes())
+    written: dict[str, Buffer] = {METADATA: metadata}
+    array = _checked(path, spec, MemoryStore(written))
+    # open_array(config=) is silently ignored; only this makes the setting hold.
+    array.with_config({"write_empty_chunks": True})[start : start + len(data)] = data
+    return written
 
 
 def read_rows(folder: Path, spec: ArraySpec, start: int, stop: int) -> npt.NDArray[Any]:

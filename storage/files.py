@@ -1,23 +1,36 @@
-"""Files that are either whole or absent: canonical JSON, hashes, atomic writes, the sweep of what a kill left behind.
-
-Every file of a workspace is written to a dot-prefixed temporary beside it, flushed to the disk and renamed, so that a
-reader sees the old file or the new one and never a part.
-"""
+"""Content of files: canonical JSON, hashes, sealed mappings, tables. How they are kept: :mod:`storage.writing`."""
 
 import hashlib
 import io
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.places import is_local
+from storage.writing import TEMPORARY, sweep_strays, sync_file, sync_folder, write_bytes_atomic
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "TEMPORARY",
+    "canonical_json",
+    "digest",
+    "file_digest",
+    "read_table",
+    "seal",
+    "short_key",
+    "sweep_strays",
+    "sync_file",
+    "sync_folder",
+    "table_bytes",
+    "unseal",
+    "write_bytes_atomic",
+    "write_table",
+]
+
 SCHEMA_VERSION = 1
-TEMPORARY = ".tmp"
-_STRAYS = (".*" + TEMPORARY, "*.partial")
 
 
 def canonical_json(value: Any) -> bytes:
@@ -39,28 +52,6 @@ def file_digest(path: Path) -> str:
 def short_key(basis: Any) -> str:
     """The key of a stage: the first 12 hex digits of the SHA-256 of its canonical JSON."""
     return digest(canonical_json(basis))[:12]
-
-
-def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Write a whole file: temporary, fsync, rename, fsync of the folder.
-
-    Raises
-    ------
-    OSError
-        The disk is full or read-only; the temporary is removed and an earlier file stays as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name[:64]}.{uuid.uuid4().hex[:12]}{TEMPORARY}"
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
 
 
 def seal(value: dict[str, Any]) -> bytes:
@@ -107,25 +98,6 @@ def write_table(path: Path, table: pa.Table) -> None:
     write_bytes_atomic(path, table_bytes(table))
 
 
-def sync_file(path: Path) -> None:
-    """Flush a file that another library wrote, and the folder that names it, to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sweep_strays(root: Path) -> list[Path]:
-    """Remove temporaries that killed writers left below ``root``; only the holder of the workspace may call this."""
-    strays = [path for pattern in _STRAYS for path in root.rglob(pattern) if path.is_file()]
-    for path in strays:
-        path.unlink()
-    return strays
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet file, or some of its columns."""
+    return pq.ParquetFile(path if is_local(path) else pa.BufferReader(path.read_bytes())).read(columns=columns)
