@@ -28,7 +28,7 @@ from flows.threads import set_threads
 from flows.uses import used_folders
 from storage.history import remember
 from storage.staged import count_leaks
-from storage.workspace import Workspace
+from storage.workspace import Workspace, WorkspaceHeldError
 from tasks.chain import check_packages
 from tasks.context import Run
 from tasks.malloc import keep_memory
@@ -102,19 +102,23 @@ def maskmill_flow(
         Another run holds the workspace.
     """
     run = Run(load_config(config, overrides or []), Workspace(Path(workspace)), limit)
-    return outcome(execute(run, last, run_steps, close_dead_runs))
+    try:
+        result = outcome(execute(run, last, run_steps))
+    except WorkspaceHeldError:
+        raise
+    except Exception:
+        close_dead_runs()
+        raise
+    # At the end: the server gives back the slot of each run that is closed, even of one that had lost it before.
+    close_dead_runs()
+    return result
 
 
-def execute(run: Run, last: str, steps: Callable[[State, str], Any], held: Callable[[], object] | None = None) -> State:
-    """Hold the workspace, do the steps, and record the run; where nothing is left to do no flow is started.
-
-    ``held`` is called as soon as the workspace is held.
-    """
+def execute(run: Run, last: str, steps: Callable[[State, str], Any]) -> State:
+    """Hold the workspace, do the steps, and record the run; where nothing is left to do no flow is started."""
     check_packages(run.config)
     keep_memory()
     with run.workspace.hold(), told(run.workspace):
-        if held is not None:
-            held()
         state = finished(run, STEPS[: STEPS.index(last) + 1])
         if state is None:
             state = State(run)

@@ -22,8 +22,6 @@ SERVER = {
     # Kept in memory, the slot of a crashed run stays taken for as long as the server runs. On the file system it is
     # free after five minutes at the latest, as long as a run's last renewal holds.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    # How long the slot of a run that has not started yet stays taken, and so how long it may take to start.
-    "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "120",
 }
 
 
