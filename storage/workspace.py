@@ -1,18 +1,24 @@
-"""The workspace: one folder that holds everything a run makes, and the lock that keeps runs apart."""
+"""The workspace: one folder that holds everything a run makes, and the lock that keeps runs apart.
+
+It lies on this machine or in an object store; the lock is the kernel's there and a lease here (:mod:`storage.lease`).
+"""
 
 import json
 import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from storage.files import seal, sweep_strays, unseal, write_bytes_atomic
+from storage.lease import Lease, LeaseHeldError, LeaseLostError
+from storage.places import is_local, place
 from storage.stages import StageFolder
+from storage.writing import WriteError, remove_file, write_error
 
 
 class WorkspaceHeldError(RuntimeError):
@@ -29,11 +35,16 @@ class Workspace:
     Parameters
     ----------
     root
-        The folder.
+        The folder, or the URL of a prefix in an object store such as ``s3://bucket/run``.
+
+    Raises
+    ------
+    PlaceError
+        A URL that cannot be used.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+    def __init__(self, root: Path | str) -> None:
+        self.root = place(root)
 
     @property
     def index_path(self) -> Path:
@@ -77,7 +88,9 @@ class Workspace:
     def write_failure(self, unit: str, error: BaseException) -> None:
         """Record what ended a run, and the unit of work that it ended with; the next run removes it."""
         told = {"time": time.strftime("%FT%T%z"), "unit": unit, "error": type(error).__name__, "message": str(error)}
-        write_bytes_atomic(self.root / "failure.json", seal(told))
+        # Where the store itself fails, or belongs to another run now, the error that it is about has to be told.
+        with suppress(WriteError, LeaseLostError):
+            write_bytes_atomic(self.root / "failure.json", seal(told))
 
     def read_failure(self) -> dict[str, Any] | None:
         """What ended the last run, None where it ended well or was killed."""
@@ -88,11 +101,15 @@ class Workspace:
 
     def forget_failure(self) -> None:
         """Remove that record."""
-        (self.root / "failure.json").unlink(missing_ok=True)
+        path = self.root / "failure.json"
+        if path.exists():
+            remove_file(path)
 
     def owner(self) -> str | None:
         """Who holds the workspace now, None if nobody does; asking takes nothing."""
         path = self.root / "lock"
+        if not is_local(path):
+            return Lease(path).owner()
         if not path.exists():
             return None
         lock = FileLock(path, timeout=0)
@@ -100,6 +117,9 @@ class Workspace:
             lock.acquire()
         except Timeout:
             return _owner(path)
+        except OSError:
+            # A lock that may not be opened cannot be asked. Its holder empties it in the end, unless it was killed.
+            return f"{_owner(path)}, if that still runs" if path.read_bytes() else None
         lock.release()
         return None
 
@@ -115,25 +135,52 @@ class Workspace:
         Raises
         ------
         WorkspaceHeldError
-            Another process holds it.
+            Another process holds it; in an object store also from a write inside, when another one took it over.
+        WriteError
+            It cannot be written.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        if is_local(self.root):
+            with self._locked():
+                yield sweep_strays(self.root)
+            return
+        try:
+            with Lease(self.root / "lock").hold():
+                yield []
+        except LeaseLostError as error:
+            raise WorkspaceHeldError(
+                f"{self.root} was taken over by {error.owner}; this run stops, what it committed stays"
+            ) from error
+        except LeaseHeldError as error:
+            raise WorkspaceHeldError(f"{self.root} is held by {error.owner}; wait for it or stop it") from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         path = self.root / "lock"
         # Not at once: somebody who only asks for the owner has it for an instant.
         lock = FileLock(path, timeout=0.5)
         try:
+            self.root.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
             raise WorkspaceHeldError(f"{self.root} is held by {_owner(path)}; wait for it or stop it") from None
+        except OSError as error:
+            raise write_error(self.root, error) from error
         try:
             # In place, not by rename: the kernel's lock belongs to this very file.
-            path.write_text(
-                json.dumps({"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%FT%T%z")})
+            _write_owner(
+                path, json.dumps({"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%FT%T%z")})
             )
-            yield sweep_strays(self.root)
-            path.write_text("")
+            yield
+            _write_owner(path, "")
         finally:
             lock.release()
+
+
+def _write_owner(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def _owner(path: Path) -> str:
