@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.files import digest, write_bytes_atomic
+from storage.writing import remove_file
 
 CHECKPOINT = "checkpoint.pt"
 """Its name in the folder of a model."""
@@ -52,4 +53,5 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 def remove_checkpoint(path: Path) -> None:
     """Remove the checkpoint of a finished training."""
-    path.unlink(missing_ok=True)
+    if path.exists():
+        remove_file(path)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from storage.faults import dying_point
-from storage.files import file_digest, seal, sync_folder, unseal, write_bytes_atomic
+from storage.files import file_digest, seal, unseal, write_bytes_atomic
+from storage.writing import file_names, remove_file
 
 FOLDER = "commits"
 
@@ -45,17 +46,14 @@ class CommitLog:
 
     def units(self) -> set[str]:
         """Names of the committed units; one listing of the folder."""
-        folder = self.folder / FOLDER
-        if not folder.is_dir():
-            return set()
-        return {path.stem for path in folder.iterdir() if path.suffix == ".json" and not path.name.startswith(".")}
+        names = file_names(self.folder / FOLDER)
+        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
     def withdraw(self, unit: str) -> None:
         """Remove a record before its objects are written anew."""
         path = self.path(unit)
         if path.exists():
-            path.unlink()
-            sync_folder(path.parent)
+            remove_file(path)
 
     def commit(
         self, unit: str, objects: Iterable[Path], *, facts: dict[str, Any], began: float, device: str = ""

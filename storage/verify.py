@@ -1,6 +1,5 @@
 """Reading a workspace back: every committed object against the hash that was recorded when it was written."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from storage.arrays import array_path
 from storage.commits import FOLDER, CommitError, CommitLog
 from storage.files import file_digest, unseal
 from storage.workspace import Workspace
+from storage.writing import remove_file, remove_tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ def repair(damages: list[Damage]) -> int:
     remedies = {damage.remedy for damage in damages}
     for remedy in remedies:
         if remedy.is_dir():
-            shutil.rmtree(remedy)
+            remove_tree(remedy)
         else:
-            remedy.unlink(missing_ok=True)
+            remove_file(remedy)
     return len(remedies)
 
 

@@ -1,10 +1,12 @@
 """Weights as files: safetensors, or pth read with ``weights_only``; found, hashed, loaded and written whole."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage.files import file_digest, write_bytes_atomic
+from storage.places import is_local, place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +40,7 @@ def find_weights(text: str | None) -> Weights:
         return Weights()
     if text.startswith(TORCHVISION):
         return Weights(torchvision=text.removeprefix(TORCHVISION), identity=text)
-    path = Path(text)
+    path = place(text) if "://" in text else Path(text)
     if path.suffix not in _SUFFIXES:
         raise WeightsError(
             f"classifier.weights: expected torchvision:NAME or a file ending in {', '.join(sorted(_SUFFIXES))}, "
@@ -62,12 +64,13 @@ def load_state(path: Path) -> "dict[str, Tensor]":
     """
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors.torch import load, load_file
 
-            return dict(load_file(path))
+            return dict(load_file(path) if is_local(path) else load(path.read_bytes()))
         import torch
 
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        file = path if is_local(path) else io.BytesIO(path.read_bytes())
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(
             f"{path}: expected a safetensors file or a pth file of plain tensors, saw {error}"
