@@ -15,9 +15,7 @@ This is sound because the work on a shard looks at the shard's images only. The 
 them: another batch, device or version may round differently, as in any resumed run.
 """
 
-import os
 import re
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,14 +26,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from storage.arrays import ArrayError, ArraySpec, array_path, read_rows, write_shard
 from storage.aside import read_aside, set_aside
 from storage.commits import CommitError, Record
-from storage.files import SCHEMA_VERSION, file_digest, short_key, sync_file, sync_folder, write_table
+from storage.files import SCHEMA_VERSION, file_digest, read_table, short_key, write_table
 from storage.index import ImageIndex, Shard, read_index
 from storage.stages import StageError, StageFolder, unit_name
+from storage.writing import link_file, modified_ns
 
 BY_CANVAS = ("label", "confidence")
 """Arrays with one object per shard of a canvas; all others have one per shard of the run."""
@@ -122,12 +120,12 @@ def shard_key(index: ImageIndex, sources: pa.Table, shard: Shard) -> str:
 def layout_of(stages: Path, index_stage: str, shard_images: int) -> Layout:
     """The images that stages were made for, by the name of the stage that keeps their index."""
     folder = stages / index_stage
-    return _layout(folder, shard_images, (folder / "images.parquet").stat().st_mtime_ns)
+    return _layout(folder, shard_images, modified_ns(folder / "images.parquet"))
 
 
 @lru_cache(maxsize=4)
 def _layout(folder: Path, shard_images: int, _modified: int) -> Layout:
-    index, sources = read_index(folder / "images.parquet"), pq.ParquetFile(folder / "sources.parquet").read()
+    index, sources = read_index(folder / "images.parquet"), read_table(folder / "sources.parquet")
     shards = index.shards(shard_images)
     return Layout(index, shards, [shard_key(index, sources, shard) for shard in shards])
 
@@ -177,7 +175,7 @@ def _kin(folder: StageFolder, key: str) -> Iterator[StageFolder]:
     """Folders that differ in nothing but the images, the latest first."""
     stage, stages = folder.name.rpartition("-")[0], folder.folder.parent
     paths = [path for path in stages.glob(f"{stage}-*/manifest.json") if path.parent != folder.folder]
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    for path in sorted(paths, key=modified_ns, reverse=True):
         other = StageFolder(path.parent)
         try:
             manifest = other.manifest
@@ -234,7 +232,7 @@ def _take_array(old: _Side, new: _Side, name: str, path: Path) -> Path:
     number = new.number(base)
     if before.shard_rows == after.shard_rows:
         target = array_path(new.folder.folder, after.name).joinpath("c", str(number), *["0"] * len(after.item))
-        return _link(path, target)
+        return link_file(path, target)
     first = old.number(base) * before.shard_rows
     items = read_rows(old.folder.folder, before, first, first + before.shard_rows)
     rest = items[after.shard_rows :]
@@ -245,7 +243,7 @@ def _take_array(old: _Side, new: _Side, name: str, path: Path) -> Path:
 
 def _take_table(old: _Side, new: _Side, name: str, path: Path) -> Path:
     target = new.folder.folder / name / f"{unit_name(new.shard.number)}.parquet"
-    table = pq.ParquetFile(path).read()
+    table = read_table(path)
     moved = _renumber(table, "row", old.shard.rows.start, new.shard.rows.start)
     for column in _NUMBERED:
         # A table that counts no array has -1 throughout.
@@ -255,7 +253,7 @@ def _take_table(old: _Side, new: _Side, name: str, path: Path) -> Path:
                 raise _UnfitError(name)
             moved = _renumber(moved, column, before, after)
     if moved is table:
-        return _link(path, target)
+        return link_file(path, target)
     write_table(target, moved)
     return target
 
@@ -279,18 +277,3 @@ def _room(stages: Path, arrays: Sequence[ArraySpec], basis: Mapping[str, Any]) -
         return None
     specs = [ArraySpec.from_json(one) for one in source.manifest["arrays"]]
     return _room(stages, specs, source.manifest["basis"])
-
-
-def _link(path: Path, target: Path) -> Path:
-    """Give a file a second name; copy it where the file system cannot."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(path, target)
-    except OSError:
-        partial = target.parent / f".{target.name}.tmp"
-        shutil.copyfile(path, partial)
-        partial.replace(target)
-        sync_file(target)
-    sync_folder(target.parent)
-    return target

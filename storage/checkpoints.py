@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.files import digest, write_bytes_atomic
+from storage.places import read_whole
 from storage.writing import remove_file
 
 CHECKPOINT = "checkpoint.pt"
@@ -42,7 +43,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        data = path.read_bytes()
+        data = read_whole(path)
         if digest(data[_DIGITS:]).encode() != data[:_DIGITS]:
             raise ValueError("content and digest that disagree")
         state = torch.load(io.BytesIO(data[_DIGITS:]), map_location="cpu", weights_only=True)

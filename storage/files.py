@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.places import is_local
+from storage.places import is_local, read_whole
 from storage.writing import TEMPORARY, sweep_strays, sync_file, sync_folder, write_bytes_atomic
 
 __all__ = [
@@ -45,6 +45,8 @@ def digest(data: bytes) -> str:
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file in hex, read in blocks."""
+    if not is_local(path):
+        return digest(read_whole(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -100,4 +102,4 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet file, or some of its columns."""
-    return pq.ParquetFile(path if is_local(path) else pa.BufferReader(path.read_bytes())).read(columns=columns)
+    return pq.ParquetFile(path if is_local(path) else pa.BufferReader(read_whole(path))).read(columns=columns)

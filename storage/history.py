@@ -13,6 +13,7 @@ from typing import Any
 
 from storage.files import seal, short_key, unseal, write_bytes_atomic
 from storage.workspace import Workspace, WorkspaceError
+from storage.writing import remove_file
 
 FOLDER = "runs"
 _TIME = "%Y%m%dT%H%M%S.%fZ"
@@ -55,7 +56,7 @@ def remember(workspace: Workspace, last: str, uses: Iterable[Path], facts: dict[
     path = folder / f"{time}-{key}.json"
     write_bytes_atomic(path, seal(record))
     for one in earlier:
-        one.unlink()
+        remove_file(one)
     return Past(path, time, last, tuple(names))
 
 

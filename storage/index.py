@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from storage.files import digest, short_key, table_bytes
+from storage.files import digest, read_table, short_key, table_bytes
 
 OK = "ok"
 QUARANTINED = "quarantined"
@@ -290,7 +289,7 @@ def read_index(path: Path) -> ImageIndex:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: expected an image index; run `maskmill stage` first")
-    table = pq.ParquetFile(path).read()
+    table = read_table(path)
     metadata = table.schema.metadata or {}
     if not set(SCHEMA.names) <= set(table.column_names) or b"classes" not in metadata:
         raise ValueError(f"{path}: expected the columns {', '.join(SCHEMA.names)}, saw {', '.join(table.column_names)}")

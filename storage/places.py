@@ -84,6 +84,14 @@ def file_system(path: Path) -> tuple[Any, str]:
     return remote.fs, remote.path
 
 
+def read_whole(path: Path) -> bytes:
+    """Content of a file; of an object in one request, so that it is never a part of one and a part of another."""
+    if is_local(path):
+        return path.read_bytes()
+    fs, name = file_system(path)
+    return bytes(fs.cat_file(name))
+
+
 def _split(text: str) -> tuple[str, str]:
     """Protocol and rest of a URL, healed of a lost slash; no protocol for a path."""
     protocol, colon, rest = text.partition(":/")

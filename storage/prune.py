@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.history import Past, past_runs
+from storage.places import file_system, is_local
 from storage.workspace import Workspace, WorkspaceError
+from storage.writing import modified_ns, remove_file, remove_tree
 
 WHOLE = "report"
 _ROOMS = ("stages", "models", "reports")
@@ -56,7 +58,7 @@ def plan_pruning(workspace: Workspace, keep: int) -> Pruning:
     oldest = whole[keep - 1].time if len(whole) >= keep else ""
     kept = [past for past in runs if past.time >= oldest]
     used = {name for past in kept for name in past.uses}
-    ended = runs[0].path.stat().st_mtime_ns
+    ended = modified_ns(runs[0].path)
     others = [path for path in _folders(workspace) if str(path.relative_to(workspace.root)) not in used]
     unfinished = [path for path in others if _touched(path) > ended]
     folders = [path for path in others if path not in unfinished]
@@ -66,10 +68,15 @@ def plan_pruning(workspace: Workspace, keep: int) -> Pruning:
 def prune(workspace: Workspace, pruning: Pruning) -> None:
     """Remove what a plan names; only the holder of the workspace may call this.
 
-    A kill in between leaves folders that no record names, or some in ``.pruned``: the next time takes them.
+    A kill in between leaves folders that no record names, or some in ``.pruned``: the next time takes them. In an
+    object store nothing can be put aside at once, so there the commit records of a folder go first.
     """
     for past in pruning.dropped:
-        past.path.unlink(missing_ok=True)
+        remove_file(past.path)
+    if not is_local(workspace.root):
+        for folder in pruning.folders:
+            remove_tree(folder)
+        return
     trash = workspace.root / _TRASH
     for folder in pruning.folders:
         aside = trash / folder.parent.name / folder.name
@@ -81,6 +88,10 @@ def prune(workspace: Workspace, pruning: Pruning) -> None:
 
 def freed_bytes(folders: Iterable[Path]) -> int:
     """Bytes of files that no other name holds: what one shard took over from another shares its place on the disk."""
+    folders = list(folders)
+    remote = [file_system(folder) for folder in folders if not is_local(folder)]
+    if remote:
+        return sum(int(fs.du(name)) for fs, name in remote)
     names: dict[tuple[int, int], int] = {}
     sizes: dict[tuple[int, int], tuple[int, int]] = {}
     for folder in folders:
@@ -100,5 +111,7 @@ def _folders(workspace: Workspace) -> list[Path]:
 
 def _touched(folder: Path) -> int:
     """When something was last committed to or begun in a folder."""
+    if not is_local(folder):
+        return max((modified_ns(path) for path in folder.rglob("*") if path.is_file()), default=0)
     parts = [folder, *(path for path in folder.glob("*") if path.name in ("commits", "manifest.json", "checkpoint.pt"))]
     return max(path.stat().st_mtime_ns for path in parts)

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from storage.files import canonical_json, digest, write_bytes_atomic, write_table
+from storage.files import canonical_json, digest, read_table, write_bytes_atomic, write_table
 from storage.index import OK, SCHEMA, ImageIndex, build_index, read_index
 from storage.instance_files import mask_paths
 from storage.samples import Listing, MaskSource, Sample
 from storage.stages import FACTS, StageFolder, unit_name
 from storage.workspace import Workspace
+from storage.writing import modified_ns
 
 STAGE_SHARD = 500
 FINGERPRINT = 256
@@ -87,7 +87,7 @@ class Inspected:
         self._rows: dict[tuple[str, int, int], dict[str, Any]] = {}
         folders = [folder for folder in workspace.stages() if folder.name.startswith("stage-")]
         folders = [folder for folder in folders if folder.name != current.name]
-        for folder in sorted(folders, key=lambda folder: (folder.folder / "manifest.json").stat().st_mtime_ns)[-1:]:
+        for folder in sorted(folders, key=lambda folder: modified_ns(folder.folder / "manifest.json"))[-1:]:
             done = folder.log.units()
             for shard in range(folder.shards):
                 if unit_name(shard) in done:
@@ -155,7 +155,7 @@ def earlier_index(workspace: Workspace) -> ImageIndex | None:
 
 def read_sources(folder: StageFolder) -> pa.Table:
     """What is known of every row of the index, in run order."""
-    return pq.ParquetFile(folder.folder / "sources.parquet").read()
+    return read_table(folder.folder / "sources.parquet")
 
 
 def write_staged(folder: StageFolder, index: ImageIndex, sources: pa.Table, leaks: pa.Table) -> list[Path]:
@@ -169,7 +169,7 @@ def write_staged(folder: StageFolder, index: ImageIndex, sources: pa.Table, leak
 
 def count_leaks(folder: StageFolder) -> int:
     """How many pairs of look-alikes lie in different splits of a finished stage."""
-    return int(pq.ParquetFile(folder.folder / "leaks.parquet").metadata.num_rows)
+    return int(read_table(folder.folder / "leaks.parquet").num_rows)
 
 
 def staged_index(folder: StageFolder) -> ImageIndex:

@@ -16,12 +16,20 @@ from typing import Any
 
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage.arrays import ArraySpec, array_path, create_array, read_rows, write_shard
 from storage.commits import CommitLog, Record
 from storage.faults import dying_point
-from storage.files import SCHEMA_VERSION, file_digest, seal, short_key, unseal, write_bytes_atomic, write_table
+from storage.files import (
+    SCHEMA_VERSION,
+    file_digest,
+    read_table,
+    seal,
+    short_key,
+    unseal,
+    write_bytes_atomic,
+    write_table,
+)
 
 FACTS = "facts"
 
@@ -119,7 +127,6 @@ class StageFolder:
         """
         if (self.folder / "manifest.json").exists():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         specs = list(arrays)
         for spec in specs:
             create_array(self.folder, spec)
@@ -230,12 +237,12 @@ class StageFolder:
                 f"{self.name}: expected {self.shards} committed shards, {len(missing)} are missing; run it first"
             )
         paths = [self.folder / name / f"{unit_name(shard)}.parquet" for shard in range(self.shards)]
-        return pa.concat_tables([pq.ParquetFile(path).read(columns=columns) for path in paths])
+        return pa.concat_tables([read_table(path, columns) for path in paths])
 
     def shard_table(self, shard: int, name: str = FACTS) -> pa.Table:
         """Rows of one committed shard."""
         self._demand(shard)
-        return pq.ParquetFile(self.folder / name / f"{unit_name(shard)}.parquet").read()
+        return read_table(self.folder / name / f"{unit_name(shard)}.parquet")
 
     def rows(self, name: str, shard: int, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows of an array that belong to one committed shard."""

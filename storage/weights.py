@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage.files import file_digest, write_bytes_atomic
-from storage.places import is_local, place
+from storage.places import is_local, place, read_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,10 +66,10 @@ def load_state(path: Path) -> "dict[str, Tensor]":
         if path.suffix == ".safetensors":
             from safetensors.torch import load, load_file
 
-            return dict(load_file(path) if is_local(path) else load(path.read_bytes()))
+            return dict(load_file(path) if is_local(path) else load(read_whole(path)))
         import torch
 
-        file = path if is_local(path) else io.BytesIO(path.read_bytes())
+        file = path if is_local(path) else io.BytesIO(read_whole(path))
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(

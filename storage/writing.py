@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from storage.faults import failing_step
-from storage.places import file_system, is_local
+from storage.places import file_system, is_local, read_whole
 
 TEMPORARY = ".tmp"
 _STRAYS = (".*" + TEMPORARY, "*.partial")
@@ -149,21 +149,24 @@ def remove_tree(folder: Path) -> None:
         fs.rm_file(one)
 
 
-def link_file(path: Path, target: Path) -> None:
+def link_file(path: Path, target: Path) -> Path:
     """Give a file a second name, which replaces what was there; a copy where the file system cannot."""
     _ask_guards(target)
     if not is_local(path):
-        write_bytes_atomic(target, path.read_bytes())
-        return
+        write_bytes_atomic(target, read_whole(path))
+        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".{target.name[:64]}.{uuid.uuid4().hex[:12]}{TEMPORARY}"
     try:
         os.link(path, temporary)
     except OSError:
-        write_bytes_atomic(target, path.read_bytes())
-        return
+        write_bytes_atomic(target, read_whole(path))
+        return target
+    # Two names of one file: the rename would leave both.
+    target.unlink(missing_ok=True)
     temporary.replace(target)
     sync_folder(target.parent)
+    return target
 
 
 def file_names(folder: Path) -> list[str]:
