@@ -12,7 +12,7 @@ from configs import ConfigError, RunConfig, load_config
 from configs.loader import PRESET_PREFIX
 from flows.cli import FAILED, FINISHED, REFUSED
 from flows.commands import _QUIET, default_workspace, quiet_prefect, say
-from flows.server import need_server
+from flows.server import need_server, use_server
 
 ENTRYPOINT = "flows.run.maskmill_flow"
 SHOWN = 3
@@ -81,8 +81,9 @@ def deploy_command(order: Order, pool: str) -> int:
 
     schedule = make_schedule(order.cron, order.interval, order.timezone)
     try:
-        made = ensure_pool(pool)
-        full_name = register(order, pool)
+        with use_server(url):
+            made = ensure_pool(pool)
+            full_name = register(order, pool)
     except Exception as error:
         say(f"failed: {url} did not take the deployment: {error}")
         return FAILED

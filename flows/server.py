@@ -3,9 +3,11 @@
 Both replace the process that starts them, so that a service manager or a shell has one process to watch and to stop.
 """
 
+import contextlib
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from typing import NoReturn
 from urllib.error import URLError
 from urllib.parse import urlsplit
@@ -40,13 +42,22 @@ def answers(url: str) -> bool:
 
 
 def need_server() -> str | None:
-    """Address of the server for this process and those it starts; None, and a line that says so, if none answers."""
+    """Address of the server; None, and a line that says so, if none answers."""
     url = api_url()
     if not answers(url):
         say(f"failed: no Prefect server answers at {url}; start one with `maskmill server`, or set {API}")
         return None
-    os.environ[API] = url
     return url
+
+
+@contextlib.contextmanager
+def use_server(url: str) -> Iterator[None]:
+    """Have Prefect talk to this server, here and in the processes that it starts, whenever it was imported."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    os.environ[API] = url
+    with temporary_settings({PREFECT_API_URL: url}):
+        yield
 
 
 def server_command(port: int) -> int:
@@ -59,13 +70,11 @@ def server_command(port: int) -> int:
         known = "a Prefect server answers there already" if answers(url) else "something else listens there"
         say(f"failed: port {port} is taken, {known}; choose another with --port")
         return FAILED
-    quiet_prefect()
-    for name, value in SERVER.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(server_environment())
     export = f"export {API}={url}, then " if port != PORT else ""
     print(f"server     {url} (in a few seconds; Ctrl-C ends it)")
     print(f"next       elsewhere: {export}maskmill deploy CONFIG --cron '0 2 * * *', and maskmill worker", flush=True)
-    return _become("server", "start", "--host", HOST, "--port", str(port), "--analytics-off")
+    return _become(server_arguments(port))
 
 
 def worker_command(pool: str) -> int:
@@ -74,10 +83,30 @@ def worker_command(pool: str) -> int:
     if url is None:
         return FAILED
     quiet_prefect()
+    os.environ[API] = url
     # A worker that says nothing cannot be told from one that hangs; what its runs log is set by their deployment.
     os.environ["PREFECT_LOGGING_LEVEL"] = "INFO"
     print(f"worker     of pool {pool} at {urlsplit(url).netloc} (Ctrl-C ends it)", flush=True)
-    return _become("worker", "start", "--pool", pool, "--type", "process")
+    return _become([sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"])
+
+
+def server_arguments(port: int) -> list[str]:
+    """Command line of a server on loopback."""
+    start = ["server", "start", "--host", HOST, "--port", str(port), "--analytics-off"]
+    return [sys.executable, "-m", "prefect", *start]
+
+
+def server_environment() -> dict[str, str]:
+    """Environment of a server: what is set already wins."""
+    quiet_prefect()
+    return {**SERVER, **os.environ}
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens at."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
 
 
 def _taken(port: int) -> bool:
@@ -90,5 +119,5 @@ def _taken(port: int) -> bool:
     return False
 
 
-def _become(*arguments: str) -> NoReturn:
-    os.execv(sys.executable, [sys.executable, "-m", "prefect", *arguments])
+def _become(command: list[str]) -> NoReturn:
+    os.execv(command[0], command)
