@@ -33,6 +33,7 @@ from tests.flows.launcher import PROJECT, Launcher
 from tests.flows.works import CountWork, new_folder
 
 WORKERS = 2
+PATIENCE = 240.0
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ class TestCluster:
     def test_nothing_stays_on_workers(self, cluster: Cluster, tmp_path: Path) -> None:
         work = CountWork(new_folder(tmp_path, 8))
         cluster.do(work, 1, work.missing(), bar())
-        poll(lambda: kept(cluster) == {(0, 0)}, 10)
+        poll(lambda: kept(cluster) == {(0, 0)}, 30)
         assert not cluster.client.futures
 
     def test_a_failure_is_raised_after_the_shards_in_flight(self, cluster: Cluster, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ class TestCluster:
         # The window, and nothing beyond what was in it: no other shard was begun.
         assert 1 in work.folder.missing()
         assert len(work.counted) < 20 * 4
-        poll(lambda: kept(cluster) == {(0, 0)}, 10)
+        poll(lambda: kept(cluster) == {(0, 0)}, 30)
 
     def test_trouble_with_files_is_waited_out(self, cluster: Cluster, tmp_path: Path) -> None:
         work = CountWork(new_folder(tmp_path, 2), absent=[1])
@@ -112,7 +113,7 @@ class TestCluster:
         cluster.do(work, 1, work.missing(), bar())
         assert work.counted == [row for row in range(16) if row != 6]
         assert [*all_aside(work.folder)] == [6]
-        poll(lambda: kept(cluster) == {(0, 0)}, 10)
+        poll(lambda: kept(cluster) == {(0, 0)}, 30)
 
 
 def results(workspace: Path) -> dict[str, str]:
@@ -145,13 +146,13 @@ def start_workers(prefect_server: str, tmp_path: Path) -> Iterator[Callable[...,
         paths = {**os.environ, **PREFECT, "PYTHONPATH": str(PROJECT), "PREFECT_API_URL": prefect_server, **environment}
         with out.open("wb") as file:
             running.append(subprocess.Popen(command, env=paths, stdout=file))
-        poll(lambda: "Ctrl-C" in out.read_text())
+        poll(lambda: "Ctrl-C" in out.read_text(), PATIENCE)
         return out.read_text().split()[1]
 
     yield start
     for one in running:
         one.terminate()
-        one.wait(30)
+        one.wait(60)
 
 
 @pytest.mark.slow
@@ -180,7 +181,7 @@ class TestRun:
     def test_kill_a_worker(self, maskmill: Launcher, reference: Reference, tmp_path: Path) -> None:
         workspace = tmp_path / "workspace"
         running = maskmill.start("run", reference.config, "-w", workspace, "--set", "runtime.executor=dask")
-        poll(lambda: any(workspace.glob("stages/truth-*/commits/[!.]*.json")))
+        poll(lambda: any(workspace.glob("stages/truth-*/commits/[!.]*.json")), PATIENCE)
         spawned(running.pid)[0].kill()
         assert running.wait() == 0, running.err
         assert results(workspace) == results(reference.workspace)
@@ -190,13 +191,13 @@ class TestRun:
         workspace = tmp_path / "workspace"
         override = ("--set", "runtime.executor=dask")
         running = maskmill.start("run", reference.config, "-w", workspace, *override)
-        poll(lambda: proposed(workspace))
+        poll(lambda: proposed(workspace) or running.wait(0) is not None, PATIENCE)
         workers = spawned(running.pid)
         running.kill()
         assert running.wait() == -signal.SIGKILL
         assert len(workers) == WORKERS
         # They end with the run: none writes on behind the back of the next one.
-        assert psutil.wait_procs(workers, timeout=30)[1] == []
+        assert psutil.wait_procs(workers, timeout=60)[1] == []
         before, lost = records(workspace), uncommitted(workspace)
         assert len(lost) <= WORKERS
         done = maskmill.run("run", reference.config, "-w", workspace, *override)
@@ -211,7 +212,7 @@ class TestRun:
         workspace, address = tmp_path / "workspace", start_workers()
         override = ("--set", "runtime.executor=dask", f"runtime.address={address}")
         running = maskmill.start("run", reference.config, "-w", workspace, *override)
-        poll(lambda: proposed(workspace))
+        poll(lambda: proposed(workspace) or running.wait(0) is not None, PATIENCE)
         running.kill()
         assert running.wait() == -signal.SIGKILL
         before = records(workspace)
@@ -222,7 +223,7 @@ class TestRun:
         assert len(again) <= WORKERS
         assert results(workspace) == results(reference.workspace)
         with flows.cluster.connect(address) as client:
-            poll(lambda: {*client.run(held).values()} == {(0, 0)}, 10)
+            poll(lambda: {*client.run(held).values()} == {(0, 0)}, 30)
 
     @pytest.mark.parametrize(("known", "stage"), [("classify", "propose"), ("propose", "refine")])
     def test_a_deadly_image(
