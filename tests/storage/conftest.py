@@ -1,7 +1,8 @@
 """Hand-made indexes and workspaces for the tests of the data contract."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 from storage.files import write_bytes_atomic
 from storage.index import SCHEMA, ImageIndex, build_index
 from storage.labels import label_specs, to_canvas
+from storage.places import place
 from storage.stages import StageFolder
 from storage.workspace import Workspace
+from tests.storage.object_store import BUCKET, s3_server
 
 INSPECTED = SCHEMA.names[: SCHEMA.names.index("canvas_height")]
 
@@ -90,3 +93,18 @@ def write_labels() -> Callable[..., StageFolder]:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "ws")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Prefix in an S3 server that runs in this process."""
+    with s3_server():
+        yield f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["memory", "s3"])
+def remote(request: pytest.FixtureRequest) -> Path:
+    """A place of its own in an object store."""
+    if request.param == "memory":
+        return place(f"memory://tests/{uuid.uuid4().hex}")
+    return place(request.getfixturevalue("s3")) / uuid.uuid4().hex
