@@ -1,0 +1,139 @@
+"""Real Prefect servers, workers and deployments for tests: started, asked, killed and never left behind."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flows.server import free_port
+from tests.flows.conftest import PREFECT, answers, poll
+from tests.flows.launcher import PROJECT
+
+FAST = {
+    "PREFECT_WORKER_QUERY_SECONDS": "1",
+    "PREFECT_WORKER_PREFETCH_SECONDS": "1",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
+    "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+}
+
+
+class Service:
+    """A command of ours in a session of its own."""
+
+    def __init__(self, folder: Path, name: str, *arguments: object, **environment: str) -> None:
+        self.log = folder / f"{name}.log"
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+        surroundings = {**kept, **PREFECT, **FAST, "PYTHONPATH": str(PROJECT), **environment}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+                cwd=folder,
+                env=surroundings,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        """SIGKILL to the process alone: what it started goes on."""
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """End the whole session."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def text(self) -> str:
+        """What it said so far."""
+        return self.log.read_text()
+
+
+class Site:
+    """A folder with a server's database; server and workers come and go."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port, self._services = folder, free_port(), list[Service]()
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        self.environment = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": self.url}
+
+    def start(self, name: str, *arguments: object, **environment: str) -> Service:
+        """Start one of our commands."""
+        service = Service(self.folder, name, *arguments, **{**self.environment, **environment})
+        self._services.append(service)
+        return service
+
+    def server(self) -> Service:
+        """Start the server and wait until it answers."""
+        server = self.start("server", "server", "--port", self.port)
+        poll(lambda: answers(self.url) or server.process.poll() is not None, 120)
+        assert server.process.poll() is None, server.text()
+        return server
+
+    def worker(self, **environment: str) -> Service:
+        """Start a worker."""
+        return self.start("worker", "worker", **environment)
+
+    def deploy(self, config: Path, workspace: Path, *options: object) -> str:
+        """Deploy; returns what the command said."""
+        service = self.start("deploy", "deploy", config, "-w", workspace, *options)
+        assert service.process.wait(120) == 0, service.text()
+        return service.text()
+
+    def ask(self, path: str, question: dict[str, Any]) -> Any:
+        """POST to the server."""
+        data = json.dumps(question).encode()
+        request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return json.load(reply)
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        """A deployment of the flow."""
+        with urllib.request.urlopen(f"{self.url}/deployments/name/maskmill/{name}", timeout=30) as reply:
+            return dict(json.load(reply))
+
+    def now(self, name: str) -> str:
+        """Have a run started at once; its id."""
+        known = self.deployment(name)["id"]
+        return str(self.ask(f"deployments/{known}/create_flow_run", {"state": {"type": "SCHEDULED"}})["id"])
+
+    def state(self, run: str) -> str:
+        """Name of a run's state."""
+        with urllib.request.urlopen(f"{self.url}/flow_runs/{run}", timeout=30) as reply:
+            return str(json.load(reply)["state_name"])
+
+    def runs(self, *states: str) -> list[dict[str, Any]]:
+        """Runs of deployments in some states, the first to start first."""
+        wanted = {"state": {"name": {"any_": list(states)}}, "deployment_id": {"is_null_": False}}
+        return list(self.ask("flow_runs/filter", {"flow_runs": wanted, "sort": "START_TIME_ASC"}))
+
+    def close(self) -> None:
+        """Leave nobody behind, runs included."""
+        for service in self._services[::-1]:
+            service.close()
+
+
+def owner(workspace: Path) -> int | None:
+    """Process that holds a workspace, as its lock says."""
+    try:
+        return int(json.loads((workspace / "lock").read_text())["pid"])
+    except (OSError, ValueError):
+        return None
+
+
+@contextlib.contextmanager
+def site(folder: Path) -> Iterator[Site]:
+    """A site that is left empty."""
+    folder.mkdir(parents=True, exist_ok=True)
+    here = Site(folder)
+    try:
+        yield here
+    finally:
+        here.close()
