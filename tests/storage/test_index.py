@@ -13,6 +13,7 @@ from storage.files import write_bytes_atomic, write_table
 from storage.index import SCHEMA, ImageIndex, build_index, read_index
 
 Make = Callable[..., ImageIndex]
+Table = Callable[..., pa.Table]
 SMALL = st.tuples(st.integers(1, 512), st.integers(1, 512))
 ANY = st.tuples(st.integers(1, 1500), st.integers(1, 1500))
 
@@ -148,3 +149,89 @@ class TestReadIndex:
     def test_refuses_a_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="run `maskmill stage` first"):
             read_index(tmp_path / "images.parquet")
+
+
+class TestFollow:
+    """An index after another one: what is still there stays where it is."""
+
+    def test_smoke(self, index_of_sizes: Make, table_of: Table) -> None:
+        before = index_of_sizes([(30, 40)] * 5)
+        ids = ["i4", "new", "i0", "i1", "i3"]
+        index = build_index(table_of([(30, 40)] * 5, image_id=ids), ("cat", "dog"), before)
+        assert index.ids == ["i0", "i1", "i3", "i4", "new"]
+        assert index.slots.tolist() == [0, 1, 3, 4, 5]
+        assert (index.canvases, index.capacities) == ({(30, 40): 5}, {(30, 40): 6})
+        first, second = index.shards(3)
+        assert (list(first.rows), first.object, first.places) == ([0, 1], 0, ())
+        assert (list(second.rows), second.object, second.places) == ([2, 3, 4], 1, ())
+        assert [list(part.offsets) for part in index.shards(4)] == [[0, 1, 3], [0, 1]]
+
+    def test_appended_images_make_the_index_that_a_fresh_run_makes(self, index_of_sizes: Make, table_of: Table) -> None:
+        before = index_of_sizes([(30, 40)] * 5)
+        after = build_index(table_of([(30, 40)] * 7), ("cat", "dog"), before)
+        assert after.to_bytes() == index_of_sizes([(30, 40)] * 7).to_bytes()
+
+    def test_another_layout_is_another_key(self, index_of_sizes: Make, table_of: Table) -> None:
+        before = index_of_sizes([(30, 40)] * 5)
+        table = table_of([(30, 40)] * 4, image_id=["i0", "i1", "i3", "i4"])
+        after, fresh = build_index(table, ("cat", "dog"), before), build_index(table, ("cat", "dog"))
+        assert after.ids == fresh.ids
+        assert after.key != fresh.key
+        assert after.subset_key([0, 1]) == fresh.subset_key([0, 1])
+
+    def test_a_shard_that_is_gone(self, index_of_sizes: Make, table_of: Table) -> None:
+        before = index_of_sizes([(30, 40)] * 6)
+        after = build_index(table_of([(30, 40)] * 4, image_id=["i0", "i1", "i4", "i5"]), ("cat", "dog"), before)
+        assert [(part.number, part.object, list(part.rows)) for part in after.shards(2)] == [
+            (0, 0, [0, 1]),
+            (1, 2, [2, 3]),
+        ]
+
+    def test_an_image_that_no_longer_fits_moves(self, index_of_sizes: Make, table_of: Table) -> None:
+        before = index_of_sizes([(30, 40)] * 3)
+        after = build_index(table_of([(30, 40), (31, 40), (30, 40)]), ("cat", "dog"), before)
+        assert after.ids == ["i0", "i2", "i1"]
+        assert after.capacities == {(30, 40): 3, (128, 128): 1}
+        assert after.array_name("label", (30, 40)) == "label-30x40"
+
+    def test_one_that_knows_little_is_not_followed(self, index_of_sizes: Make, table_of: Table) -> None:
+        before = index_of_sizes([(30, 40)] * 2)
+        table = table_of([(30, 40)] * 5, image_id=["a", "i1", "b", "i0", "c"])
+        assert build_index(table, ("cat", "dog"), before).ids == ["a", "i1", "b", "i0", "c"]
+
+    @given(st.lists(ANY, min_size=1, max_size=10), st.lists(ANY, max_size=5), st.data())
+    @settings(max_examples=40, deadline=None)
+    def test_every_image_keeps_its_place(
+        self,
+        index_of_sizes: Make,
+        table_of: Table,
+        sizes: list[tuple[int, int]],
+        more: list[tuple[int, int]],
+        data: st.DataObject,
+    ) -> None:
+        before = index_of_sizes(sizes)
+        gone = data.draw(st.sets(st.integers(0, len(sizes) - 1), max_size=len(sizes) // 2))
+        left = [(f"i{number}", size) for number, size in enumerate(sizes) if number not in gone]
+        listed = data.draw(st.permutations(left + [(f"n{number}", size) for number, size in enumerate(more)]))
+        if not listed:
+            return
+        table = table_of([size for _, size in listed], image_id=[name for name, _ in listed])
+        after = build_index(table, ("cat", "dog"), before)
+        assert sorted(after.ids) == sorted(name for name, _ in listed)
+        places = {name: (after.canvas(row), int(after.slots[row])) for row, name in enumerate(after.ids)}
+        assert len({*places.values()}) == len(places)
+        if 2 * len(left) >= len(listed):
+            for row, name in enumerate(before.ids):
+                if name in places:
+                    assert places[name] == (before.canvas(row), int(before.slots[row]))
+        for row, (height, width) in enumerate(after.sizes):
+            canvas = after.canvas(row)
+            assert height <= canvas[0]
+            assert width <= canvas[1]
+        for size in (1, 3):
+            parts = after.shards(size)
+            assert [row for part in parts for row in part.rows] == list(range(len(after)))
+            for part in parts:
+                assert {after.canvas(row) for row in part.rows} == {part.canvas}
+                assert [part.object * size + one for one in part.offsets] == after.slots[list(part.rows)].tolist()
+                assert max(part.offsets) < size
