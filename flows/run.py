@@ -26,6 +26,7 @@ from flows.segment import segment_flow
 from flows.stage import stage_flow
 from flows.threads import set_threads
 from flows.uses import used_folders
+from storage.aside import all_aside
 from storage.history import remember
 from storage.staged import count_leaks
 from storage.workspace import Workspace, WorkspaceHeldError
@@ -156,7 +157,7 @@ def outcome(state: State) -> dict[str, Any]:
     return {
         "done": dict(state.done),
         "images": len(state.index),
-        "quarantined": int((~state.index.ok).sum()),
+        "quarantined": int((~state.index.ok).sum()) + len({row for one in state.folders for row in all_aside(one)}),
         "leaks": count_leaks(state.staged) if state.staged else 0,
         "report": str(state.report / "report.html") if state.report and "report" in state.done else None,
     }
