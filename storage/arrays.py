@@ -17,7 +17,7 @@ from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import FsspecStore, MemoryStore
 
-from storage.places import file_system, is_local
+from storage.places import file_system, is_local, read_whole
 from storage.writing import write_bytes_atomic
 
 MAX_CHUNK_BYTES = 1 << 30
@@ -153,7 +153,7 @@ def _encode(path: Path, spec: ArraySpec, start: int, data: npt.NDArray[Any]) -> 
     In memory, since Zarr reads a shard's old index before it replaces the whole of it: on the disk a damaged one could
     never be written anew.
     """
-    metadata = default_buffer_prototype().buffer.from_bytes((path / METADATA).read_bytes())
+    metadata = default_buffer_prototype().buffer.from_bytes(read_whole(path / METADATA))
     written: dict[str, Buffer] = {METADATA: metadata}
     array = _checked(path, spec, MemoryStore(written))
     # open_array(config=) is silently ignored; only this makes the setting hold.

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 
 from storage.files import seal, unseal, write_bytes_atomic
+from storage.places import read_whole
 from storage.stages import StageError, StageFolder, unit_name
 
 ASIDE = "aside"
@@ -25,7 +26,7 @@ def read_aside(folder: StageFolder, shard: int) -> dict[int, str]:
     if not path.exists() or not folder.log.path(_unit(shard)).exists():
         return {}
     try:
-        return {int(row): str(reason) for row, reason in unseal(path.read_bytes())["rows"].items()}
+        return {int(row): str(reason) for row, reason in unseal(read_whole(path))["rows"].items()}
     except (OSError, ValueError) as error:
         raise StageError(
             f"{path}: expected the images that were left out, saw {error}; run `maskmill verify --repair`"

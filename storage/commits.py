@@ -13,6 +13,7 @@ from typing import Any
 
 from storage.faults import dying_point
 from storage.files import file_digest, seal, unseal, write_bytes_atomic
+from storage.places import read_whole
 from storage.writing import file_names, remove_file
 
 FOLDER = "commits"
@@ -95,7 +96,7 @@ class CommitLog:
         """
         path = self.path(unit)
         try:
-            record = Record(**unseal(path.read_bytes()))
+            record = Record(**unseal(read_whole(path)))
             if record.unit != unit:
                 raise ValueError(f"the record of {record.unit}")
         except (OSError, ValueError, TypeError) as error:

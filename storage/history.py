@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.files import seal, short_key, unseal, write_bytes_atomic
+from storage.places import read_whole
 from storage.workspace import Workspace, WorkspaceError
 from storage.writing import remove_file
 
@@ -71,7 +72,7 @@ def past_runs(workspace: Workspace) -> list[Past]:
     found = []
     for path in (workspace.root / FOLDER).glob("[!.]*.json"):
         try:
-            record = unseal(path.read_bytes())
+            record = unseal(read_whole(path))
             found.append(Past(path, record["time"], record["last"], tuple(record["uses"])))
         except (OSError, ValueError, KeyError) as error:
             raise WorkspaceError(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.commits import CommitLog
+from storage.places import read_whole
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
@@ -19,7 +20,7 @@ def is_saved(folder: Path) -> bool:
 
 def describe(folder: Path) -> dict[str, Any]:
     """What was written beside the weights."""
-    value = json.loads((folder / DESCRIPTION).read_bytes())
+    value = json.loads(read_whole(folder / DESCRIPTION))
     return dict(value)
 
 

@@ -30,6 +30,7 @@ from storage.files import (
     write_bytes_atomic,
     write_table,
 )
+from storage.places import read_whole
 
 FACTS = "facts"
 
@@ -97,7 +98,7 @@ class StageFolder:
         """
         path = self.folder / "manifest.json"
         try:
-            return unseal(path.read_bytes())
+            return unseal(read_whole(path))
         except (OSError, ValueError) as error:
             raise StageError(f"{path}: expected the manifest of a stage, saw {error}") from error
 

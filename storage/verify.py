@@ -7,6 +7,7 @@ from pathlib import Path
 from storage.arrays import array_path
 from storage.commits import FOLDER, CommitError, CommitLog
 from storage.files import file_digest, unseal
+from storage.places import read_whole
 from storage.workspace import Workspace
 from storage.writing import remove_file, remove_tree
 
@@ -71,7 +72,7 @@ def _check_manifest(folder: Path) -> Iterator[Finding]:
     if not path.exists():
         return
     try:
-        manifest = unseal(path.read_bytes())
+        manifest = unseal(read_whole(path))
     except (OSError, ValueError) as error:
         yield 1, Damage(path, str(error), folder)
         return
@@ -94,7 +95,7 @@ def _check_root(workspace: Workspace) -> Iterator[Finding]:
         if not path.exists():
             continue
         try:
-            unseal(path.read_bytes())
+            unseal(read_whole(path))
         except (OSError, ValueError) as error:
             yield 1, Damage(path, f"expected the record of a run, saw {error}", path)
         else:
@@ -102,5 +103,5 @@ def _check_root(workspace: Workspace) -> Iterator[Finding]:
     index = workspace.index_path
     if index.exists():
         copies = workspace.root.glob(f"stages/*/{index.name}")
-        known = index.read_bytes() in (copy.read_bytes() for copy in copies)
+        known = read_whole(index) in (read_whole(copy) for copy in copies)
         yield 1, None if known else Damage(index, "expected the copy of a staged index, saw other bytes", index)

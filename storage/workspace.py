@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from storage.files import seal, sweep_strays, unseal, write_bytes_atomic
 from storage.lease import Lease, LeaseHeldError, LeaseLostError
-from storage.places import is_local, place
+from storage.places import is_local, place, read_whole
 from storage.stages import StageFolder
 from storage.writing import WriteError, remove_file, write_error
 
@@ -81,7 +81,7 @@ class Workspace:
         """
         path = self.root / "run.json"
         try:
-            return unseal(path.read_bytes())
+            return unseal(read_whole(path))
         except (OSError, ValueError) as error:
             raise WorkspaceError(f"{path}: expected the record of a run, saw {error}; is this a workspace?") from error
 
@@ -95,7 +95,7 @@ class Workspace:
     def read_failure(self) -> dict[str, Any] | None:
         """What ended the last run, None where it ended well or was killed."""
         try:
-            return unseal((self.root / "failure.json").read_bytes())
+            return unseal(read_whole(self.root / "failure.json"))
         except (OSError, ValueError):
             return None
 
@@ -119,7 +119,7 @@ class Workspace:
             return _owner(path)
         except OSError:
             # A lock that may not be opened cannot be asked. Its holder empties it in the end, unless it was killed.
-            return f"{_owner(path)}, if that still runs" if path.read_bytes() else None
+            return f"{_owner(path)}, if that still runs" if read_whole(path) else None
         lock.release()
         return None
 
