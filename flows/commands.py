@@ -112,12 +112,12 @@ def conclude(result: dict[str, Any], *, strict: bool) -> int:
     if result["leaks"]:
         say(f"{result['leaks']} pairs of look-alike images lie in different splits; the report lists them")
     if result["report"]:
-        import pyarrow.parquet as pq
-
+        from storage.files import read_table
+        from storage.places import place
         from tasks.summary import text_summary
 
-        page = Path(result["report"])
-        print(text_summary(pq.ParquetFile(page.parent / "metrics.parquet").read()))
+        page = place(result["report"])
+        print(text_summary(read_table(page.parent / "metrics.parquet")))
         print(f"\nreport: {page}")
     return FAILED if strict and result["quarantined"] else FINISHED
 

@@ -26,10 +26,10 @@ def status_command(folder: Path) -> int:
 
 def verify_command(folder: Path, *, repair_damage: bool) -> int:
     """Check a workspace against its hashes."""
-    if not folder.is_dir():
+    workspace = Workspace(folder)
+    if not workspace.root.is_dir():
         say(f"refused: no workspace at {folder}")
         return REFUSED
-    workspace = Workspace(folder)
     seen, damages = verify_workspace(workspace)
     for damage in damages:
         print(f"damaged  {damage.path}: {damage.problem}")

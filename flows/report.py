@@ -1,9 +1,9 @@
 """Report: the page, and Prefect artifacts that point to it."""
 
-import pyarrow.parquet as pq
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from storage.files import read_table
 from tasks.report import write_page
 from tasks.state import State
 from tasks.summary import markdown_summary
@@ -15,7 +15,7 @@ def report_flow(state: State) -> None:
     if state.report is None:
         raise RuntimeError("expected metric rows; the evaluate step comes first")
     state.done["report"] = write_page(state, state.report)
-    metrics = pq.ParquetFile(state.report / "metrics.parquet").read()
+    metrics = read_table(state.report / "metrics.parquet")
     key = f"maskmill-{state.report.name}"
     create_markdown_artifact(key=f"{key}-summary", markdown=markdown_summary(metrics), description="Metrics of the run")
     link = (state.report / "report.html").as_uri()

@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from storage.aside import all_aside
 from storage.commits import CommitLog
+from storage.files import read_table
 from storage.index import QUARANTINED, read_index
 from storage.stages import StageFolder
 from storage.workspace import Workspace, WorkspaceError
@@ -71,7 +70,7 @@ def _quarantine_lines(workspace: Workspace) -> Iterator[str]:
     path = workspace.report(str(report)) / "quarantine.parquet"
     if not path.exists():
         return
-    table = pq.ParquetFile(path).read()
+    table = read_table(path)
     later = [row for row in table.to_pylist() if row["stage"] != "stage"]
     if later:
         counts = ", ".join(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from storage import keys
+from storage.places import is_place
 from storage.stages import StageFolder
 from tasks.state import LabelSet, State
 
@@ -25,7 +26,7 @@ def _paths(value: Any) -> set[Path]:
             return {value.folder}
         case LabelSet():
             return {value.folder.folder}
-        case Path():
+        case _ if is_place(value):
             return {value}
         case dict():
             return {path for one in value.values() for path in _paths(one)}

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from PIL import Image
 
 from configs import dump_config
 from configs.refine import KINDS
 from methods.visuals import heat, outline, overlay, voc_palette
 from storage.aside import all_aside
+from storage.files import read_table
 from storage.report_figures import curve_figure
 from storage.report_page import Figure, OverlayCard, Quarantined, ReportPage, Swatch, Table, Tile, Value
 from storage.stages import FACTS
@@ -47,8 +47,8 @@ Pixels = np.ndarray[Any, Any]
 
 def build_page(state: State, folder: Path) -> ReportPage:
     """Gather the page of a run whose metric and quarantine tables are written."""
-    metrics = pq.ParquetFile(folder / "metrics.parquet").read()
-    quarantine = pq.ParquetFile(folder / "quarantine.parquet").read()
+    metrics = read_table(folder / "metrics.parquet")
+    quarantine = read_table(folder / "quarantine.parquet")
     frame = metrics.to_pandas()
     leaks = leak_table(state)
     only = swept_only(state)
@@ -141,7 +141,7 @@ def leak_table(state: State) -> list[Table]:
     """Pairs of images that show the same thing in different splits, none if there are none."""
     if state.staged is None:
         return []
-    leaks = pq.ParquetFile(state.staged.folder / "leaks.parquet").read()
+    leaks = read_table(state.staged.folder / "leaks.parquet")
     if not leaks.num_rows:
         return []
     columns = ["image_id", "split", "other_id", "other_split", "correlation", "exact"]

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from storage.files import read_table
 from storage.models import HISTORY
 from storage.report_figures import curve_figure
 from storage.report_page import Figure, Table, Value
@@ -27,7 +27,7 @@ def training_figures(state: State) -> list[Figure]:
     for name, folder in models.items():
         if folder is None or not (folder / HISTORY).exists():
             continue
-        frame = pq.ParquetFile(folder / HISTORY).read().to_pandas()
+        frame = read_table(folder / HISTORY).to_pandas()
         if len(frame) < 2:
             continue
         terms = {column: frame[["epoch", column]].dropna() for column in frame if column != "epoch"}
