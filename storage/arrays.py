@@ -94,10 +94,11 @@ def open_array(folder: Path, spec: ArraySpec) -> zarr.Array[Any]:
 def _store(path: Path) -> Store | str:
     if is_local(path):
         return str(path)
-    # Zarr has an event loop of its own, so it needs a file system of its own.
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
     fs, name = file_system(path)
-    url = fs.unstrip_protocol(name)
-    return FsspecStore.from_url(url, storage_options=dict(fs.storage_options), read_only=True)
+    # Zarr has an event loop of its own. Wrapped, the connections of the one that fsspec has do for both.
+    return FsspecStore(AsyncFileSystemWrapper(fs, asynchronous=True), path=name, read_only=True)
 
 
 def _checked(path: Path, spec: ArraySpec, store: Store | str) -> zarr.Array[Any]:

@@ -6,7 +6,7 @@ a prefix exists as long as an object below it does. Everything above this file n
 """
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from configs import ConfigError
 
@@ -76,6 +76,13 @@ def place(text: str | Path) -> Path:
 def is_local(path: object) -> bool:
     """Whether a place is a path of this machine."""
     return isinstance(path, Path)
+
+
+def is_place(value: object) -> TypeGuard[Path]:
+    """Whether something is a place at all, here or in a store."""
+    from upath import UPath
+
+    return isinstance(value, Path | UPath)
 
 
 def file_system(path: Path) -> tuple[Any, str]:

@@ -1,5 +1,6 @@
 """An S3 server of this machine for tests: moto, which heeds the conditions of PUTs as S3 does."""
 
+import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,4 +37,5 @@ def s3_server() -> Iterator[dict[str, str]]:
             yield surroundings
         finally:
             s3fs.S3FileSystem.clear_instance_cache()
+            gc.collect()  # closes connections
             server.stop()
