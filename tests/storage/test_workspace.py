@@ -134,6 +134,17 @@ class TestHold:
             with workspace.hold():
                 assert f"pid {os.getpid()} on " in str(workspace.owner())
 
+    def test_a_killed_owner_whose_number_is_taken_again(self, workspace: Workspace) -> None:
+        """The lock names a process that lives: the kernel knows better than the name."""
+        with holder(workspace) as (process, _):
+            process.kill()
+            process.wait()
+            lock = workspace.root / "lock"
+            lock.write_text(lock.read_text().replace(str(process.pid), str(os.getppid())))
+            assert workspace.owner() is None
+            with workspace.hold():
+                assert f"pid {os.getpid()} on " in str(workspace.owner())
+
     def test_an_owner_without_a_name(self, workspace: Workspace) -> None:
         with workspace.hold():
             (workspace.root / "lock").write_text("")
