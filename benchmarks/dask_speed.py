@@ -1,10 +1,10 @@
 """Shards on one and on two worker processes, against a plain loop here: ``python -m benchmarks.dask_speed [IMAGES]``.
 
 The soft maps of a small classifier and their refinement by PAMR, shards of 16 images, one thread inside a computation,
-the same ``Work`` objects everywhere. ``loop`` does them in this process, one after the other; ``1`` and ``2`` are worker
-processes that are up and have done the same before, so that starting Python does not count; sending the work, unpacking
-its network and every commit do. Rounds in turn, medians of ratios. Read: what a cluster costs (``1`` against ``loop``,
-1.0 at best) and what a second worker gains (``2`` against ``1``, 0.5 at best, on two idle cores).
+the same ``Work`` objects everywhere. ``loop`` does them in this process, one after the other; ``1`` and ``2`` are
+worker processes that are up and have done the same before, so that starting Python does not count; sending the work,
+unpacking its network and every commit do. Rounds in turn, medians of ratios. Read: what a cluster costs (``1`` against
+``loop``, 1.0 at best) and what a second worker gains (``2`` against ``1``, 0.5 at best, on two idle cores).
 """
 
 import shutil

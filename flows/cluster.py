@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 
 from configs.schema import Runtime
 from flows.cluster_start import GPU, start_cluster
-from flows.cluster_worker import StagePlugin, do_shard, do_shard_alone, running, stages
+from flows.cluster_worker import StagePlugin, do_shard, do_shard_alone, packages, running, stages
 from flows.parcel import Parcel, pack
 from flows.progress import Bar
 from storage.files import digest
@@ -66,11 +66,22 @@ class Cluster:
 
     @cached_property
     def client(self) -> Any:
-        """The connection; shards of an earlier run of this workspace that died are waited for."""
+        """The connection; shards of an earlier run of this workspace that died are waited for.
+
+        Raises
+        ------
+        ClusterError
+            Workers have other packages than this process.
+        """
         if self.runtime.address is None:
             self._own = start_cluster(self.workers, cuda=self.cuda)
         client = connect(self._own or self.runtime.address)
-        self._clear(client)
+        try:
+            _check_packages(client)
+            self._clear(client)
+        except BaseException:
+            client.close()
+            raise
         return client
 
     def __call__(self, work: Work, todo: list[int], bar: Bar) -> None:
@@ -191,6 +202,14 @@ def cluster_of(state: State) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.close()
+
+
+def _check_packages(client: Any) -> None:
+    here = packages()
+    for worker, there in client.run(packages).items():
+        other = [f"{name} {there[name]} (here {here[name]})" for name in here if there[name] != here[name]]
+        if other:
+            raise ClusterError(f"expected the packages of this process on worker {worker}, saw {', '.join(other)}")
 
 
 def _await_visible(work: Work, todo: list[int]) -> None:

@@ -5,15 +5,29 @@ for dead.
 """
 
 import gc
+import platform
 import threading
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 from distributed import Worker, WorkerPlugin, get_worker
 
 PAUSES = (1.0, 4.0)
 """Seconds before a shard is tried again after trouble with files: a network's file system comes back."""
+PACKAGES = (
+    "maskmill",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pillow",
+    "scikit-image",
+    "zarr",
+    "pyarrow",
+    "cloudpickle",
+)
 Result = TypeVar("Result")
 
 
@@ -114,6 +128,11 @@ def running(prefix: str, dask_worker: Worker) -> int:
 def stages(prefix: str, dask_worker: Worker) -> list[str]:
     """Stages with this prefix that a worker knows."""
     return [name for name in dask_worker.plugins if name.startswith(prefix)]
+
+
+def packages() -> dict[str, str]:
+    """Versions of what decides the bytes of a result."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def held(dask_worker: Worker) -> tuple[int, int]:

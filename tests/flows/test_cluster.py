@@ -1,5 +1,6 @@
 """Shards on the workers of a cluster: the same bytes as here, whatever dies, and nothing stays behind."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from tqdm import tqdm
 import flows.cluster
 from configs.schema import Runtime
 from flows.cluster import Cluster, ClusterError
+from flows.cluster_start import start_cluster
 from flows.cluster_worker import held
 from flows.parcel import pack
 from flows.progress import Bar
@@ -52,6 +54,11 @@ def bar() -> Bar:
 def kept(cluster: Cluster) -> set[tuple[int, int]]:
     """Results and stages that any worker keeps."""
     return {*cluster.client.run(held).values()}
+
+
+def other_packages() -> dict[str, str]:
+    """As :func:`flows.cluster_worker.packages`, with another answer in a worker."""
+    return {"torch": "0.1" if multiprocessing.parent_process() else "0.2"}
 
 
 class TestCluster:
@@ -89,6 +96,32 @@ class TestCluster:
         monkeypatch.setattr(flows.cluster, "pack", lambda _work, device: pack(CountWork(there), device))
         with pytest.raises(ClusterError, match="do the workers see the same files under the same paths"):
             cluster.do(here, 1, [0], bar())
+
+    def test_workers_with_other_packages(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+        again = Cluster(Runtime(executor="dask", address=cluster.client.scheduler.address), 0, cuda=False, name="x")
+        monkeypatch.setattr(flows.cluster, "packages", other_packages)
+        with pytest.raises(ClusterError, match=r"saw torch 0\.1 \(here 0\.2\)"):
+            _ = again.client
+
+    @pytest.mark.slow
+    def test_shards_go_where_they_ask_to(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        workers = start_cluster(WORKERS, cuda=True)
+        told = Runtime.model_validate(
+            {"executor": "dask", "address": workers.scheduler_address, "resources": {"cpu": {"GPU": 1}}}
+        )
+        cluster = Cluster(told, 0, cuda=False, name=str(tmp_path))
+        one, any_ = CountWork(new_folder(tmp_path / "a", 12)), CountWork(new_folder(tmp_path / "b", 12), seconds=0.1)
+        cluster.do(one, 1, one.missing(), bar())
+        assert len(one.counters) == 1
+        cluster.runtime = Runtime(executor="dask", address=workers.scheduler_address)
+        cluster.do(any_, 1, any_.missing(), bar())
+        assert len(any_.counters) == WORKERS
+        cluster.close()
+        workers.close()
+        assert "waiting for a worker" not in capsys.readouterr().err
 
     @pytest.mark.slow
     def test_a_worker_is_killed(self, cluster: Cluster, tmp_path: Path) -> None:

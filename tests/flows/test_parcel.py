@@ -61,7 +61,8 @@ class TestParcel:
     def test_a_network_that_two_share_stays_one(self, network: nn.Module) -> None:
         found = unpack(pack(Plain((network, network)), "cpu").data)
         assert isinstance(found, Plain)
-        first, second = found.value  # type: ignore[misc]
+        assert isinstance(found.value, tuple)
+        first, second = found.value
         assert first is second
 
     def test_weights_keep_their_bytes_and_layout(self, network: nn.Module) -> None:

@@ -73,7 +73,14 @@ class CountWork(FolderWork):
         if shard in self.absent and not tried.exists():
             tried.touch()
             raise OSError(f"shard {shard} is absent")
-        self.folder.write(shard, tables={FACTS: pa.table({"row": pa.array(rows, pa.int64())})})
+        table = pa.table({"row": pa.array(rows, pa.int64())})
+        self.folder.write(shard, tables={FACTS: table}, facts={"pid": os.getpid()})
+
+    @property
+    def counters(self) -> set[int]:
+        """Processes that did the shards which are done."""
+        log = self.folder.log
+        return {log.read(unit).facts["pid"] for unit in log.units() if unit.isdigit()}
 
     @property
     def counted(self) -> list[int]:
