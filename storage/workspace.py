@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from storage.faults import failing_step
 from storage.files import seal, sweep_strays, unseal, write_bytes_atomic
 from storage.lease import Lease, LeaseHeldError, LeaseLostError
 from storage.places import is_local, place, read_whole
@@ -159,6 +160,7 @@ class Workspace:
         # Not at once: somebody who only asks for the owner has it for an instant.
         lock = FileLock(path, timeout=0.5)
         try:
+            failing_step("lock")
             self.root.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
@@ -178,6 +180,7 @@ class Workspace:
 
 def _write_owner(path: Path, text: str) -> None:
     try:
+        failing_step("owner")
         path.write_text(text)
     except OSError as error:
         raise write_error(path, error) from error
