@@ -11,6 +11,8 @@ from flows.cli import FAILED, FINISHED, REFUSED
 from flows.commands import say
 
 _NO_PAUSE = "export DASK_DISTRIBUTED__WORKER__MEMORY__{}=false"
+REFILL = 60
+"""Seconds after which a job that has ended, by its walltime or a fault, is missed."""
 _PLACEHOLDER = "tcp://SCHEDULER:8786"
 
 
@@ -82,14 +84,17 @@ def slurm_command(workers: int, jobs: SlurmJobs, port: int, *, dry: bool) -> int
     if dry:
         print(slurm.job_cls(_PLACEHOLDER, "maskmill-0", **jobs.options).job_script())
         return FINISHED
+    import dask
+
     from flows.cluster_start import scheduler_options
 
+    dask.config.set({"distributed.deploy.lost-worker-timeout": f"{REFILL}s"})
     try:
         cluster = slurm(n_workers=workers, scheduler_options={"port": port, **scheduler_options()}, **jobs.options)
     except (OSError, RuntimeError) as error:
         say(f"failed: {error}")
         return FAILED
-    return _keep(cluster, f"{workers} Slurm jobs", gpus=jobs.gpus > 0)
+    return _keep(cluster, f"{workers} Slurm jobs", gpus=jobs.gpus > 0, jobs=workers)
 
 
 def usage(address: str, *, gpus: bool) -> str:
@@ -98,12 +103,15 @@ def usage(address: str, *, gpus: bool) -> str:
     return f"maskmill run CONFIG --set runtime.executor=dask runtime.address={address}{resources}"
 
 
-def _keep(cluster: Any, what: str, *, gpus: bool) -> int:
+def _keep(cluster: Any, what: str, *, gpus: bool, jobs: int = 0) -> int:
+    """Tell how to use a cluster and wait for Ctrl-C; ``jobs`` that have ended are submitted again."""
     print(f"scheduler  {cluster.scheduler_address}")
     print(f"workers    {what}, one thread each")
     print(f"use it     {usage(cluster.scheduler_address, gpus=gpus)}")
     print("Ctrl-C ends it", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-        threading.Event().wait()
+        while not threading.Event().wait(REFILL):
+            if jobs:
+                cluster.scale(jobs=jobs)
     cluster.close()
     return FINISHED

@@ -13,7 +13,13 @@ DEATHS = 3
 """A shard that killed so many workers is looked into, see :mod:`flows.alone`."""
 GPU = "GPU"
 GRACE = 0.5
-_QUIET = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}
+_SETTINGS = {
+    "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
+    # On a busy machine a new worker takes longer than the 15 s after which dask would give its place up.
+    "distributed.deploy.lost-worker-timeout": "1h",
+    # A worker here that is gone closes its connections; one that is silent only waits for a core.
+    "distributed.scheduler.worker-ttl": None,
+}
 
 
 class BriefNanny(Nanny):
@@ -59,8 +65,11 @@ def start_cluster(workers: int, *, port: int = 0, cuda: bool = False) -> Any:
         if number < len(gpus):
             own["resources"] = {GPU: 1}
         specified[number] = {"cls": BriefNanny, "options": {**options, **own}}
-    with dask.config.set(_QUIET):
-        found: Any = SpecCluster(scheduler=scheduler, workers=specified, silence_logs=logging.CRITICAL)  # type: ignore[no-untyped-call]
+    # For as long as the process lives: the first two are asked for whenever a worker dies.
+    dask.config.set(_SETTINGS)
+    found: Any = SpecCluster(  # type: ignore[no-untyped-call]
+        scheduler=scheduler, workers=specified, silence_logs=logging.CRITICAL
+    )
     return found
 
 
