@@ -7,6 +7,7 @@ from pathlib import Path
 from storage.aside import all_aside
 from storage.commits import CommitLog
 from storage.files import read_table
+from storage.history import past_runs
 from storage.index import QUARANTINED, read_index
 from storage.stages import StageFolder
 from storage.workspace import Workspace, WorkspaceError
@@ -27,6 +28,7 @@ def status_lines(workspace: Workspace) -> list[str]:
     if failure := workspace.read_failure():
         where = f"{failure['unit']}: " if failure["unit"] else ""
         lines.append(f"failed     {failure['time']}: {where}{failure['error']}: {failure['message']}")
+    lines += _last_line(workspace)
     todo = "running" if owner else "unfinished"
     lines += [_stage_line(stage, todo) for stage in workspace.stages()]
     for model in sorted((workspace.root / "models").glob("*-*")):
@@ -36,6 +38,19 @@ def status_lines(workspace: Workspace) -> list[str]:
     lines += _quarantine_lines(workspace)
     lines += [f"report     {page}" for page in sorted((workspace.root / "reports").glob("*/report.html"))]
     return lines
+
+
+def _last_line(workspace: Workspace) -> list[str]:
+    """The last run that ended well, and what it found to be new."""
+    try:
+        runs = past_runs(workspace)
+    except WorkspaceError as error:
+        return [f"last run   {error}"]
+    if not runs:
+        return []
+    news = runs[0].facts.get("news") or {}
+    told = "".join(f", {count} {what}" for what, count in news.items() if count)
+    return [f"last run   {runs[0].time}, up to {runs[0].last}{told}"]
 
 
 def _stage_line(stage: StageFolder, todo: str) -> str:

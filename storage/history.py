@@ -25,13 +25,14 @@ class Past:
     """A run that ended well.
 
     ``last`` is the step it ended with, ``uses`` are the folders of stages, models and reports that it read or wrote,
-    relative to the workspace.
+    relative to the workspace, ``facts`` what else was worth keeping.
     """
 
     path: Path
     time: str
     last: str
     uses: tuple[str, ...]
+    facts: dict[str, Any]
 
 
 def remember(workspace: Workspace, last: str, uses: Iterable[Path], facts: dict[str, Any] | None = None) -> Past:
@@ -58,7 +59,7 @@ def remember(workspace: Workspace, last: str, uses: Iterable[Path], facts: dict[
     write_bytes_atomic(path, seal(record))
     for one in earlier:
         remove_file(one)
-    return Past(path, time, last, tuple(names))
+    return Past(path, time, last, tuple(names), facts or {})
 
 
 def past_runs(workspace: Workspace) -> list[Past]:
@@ -73,7 +74,7 @@ def past_runs(workspace: Workspace) -> list[Past]:
     for path in (workspace.root / FOLDER).glob("[!.]*.json"):
         try:
             record = unseal(read_whole(path))
-            found.append(Past(path, record["time"], record["last"], tuple(record["uses"])))
+            found.append(Past(path, record["time"], record["last"], tuple(record["uses"]), record["facts"]))
         except (OSError, ValueError, KeyError) as error:
             raise WorkspaceError(
                 f"{path}: expected the record of a run, saw {error}; delete it, then run again"

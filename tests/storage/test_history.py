@@ -9,6 +9,7 @@ class TestRemember:
     def test_smoke(self, workspace: Workspace) -> None:
         past = remember(workspace, "report", [workspace.report("2"), workspace.root / "stages/mask-1"], {"images": 3})
         assert past.uses == ("reports/2", "stages/mask-1")
+        assert past.facts == {"images": 3}
         assert past_runs(workspace) == [past]
 
     def test_the_latest_comes_first(self, workspace: Workspace) -> None:
