@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from storage.files import write_bytes_atomic
+from storage.commits import CommitLog
+from storage.files import write_bytes_atomic, write_table
 from storage.index import SCHEMA, ImageIndex, build_index
 from storage.labels import label_specs, to_canvas
+from storage.models import UNIT, WEIGHTS
 from storage.places import place
 from storage.stages import StageFolder
 from storage.workspace import Workspace
@@ -86,6 +88,34 @@ def write_labels() -> Callable[..., StageFolder]:
             facts = pa.table({"row": pa.array(list(shard.rows), pa.int64())})
             folder.write(shard.number, arrays=arrays, tables={"facts": facts}, facts={"images": len(masks)})
         return folder
+
+    return write
+
+
+@pytest.fixture
+def fill(
+    index_of_sizes: Callable[..., ImageIndex], write_labels: Callable[..., StageFolder]
+) -> Callable[[Workspace], Workspace]:
+    """Write everything that a run leaves: staged data, masks, a model, a report, index and run record."""
+
+    def write(workspace: Workspace) -> Workspace:
+        index = index_of_sizes([(9, 7), (8, 8), None, (5, 5)])
+        labels = write_labels(workspace, index, 2)
+        staged = workspace.stage("stage", "a" * 12)
+        staged.begin({"listing": "ab"}, shards=1)
+        staged.write(0, tables={"facts": pa.table({"row": [0, 1]})})
+        staged.log.commit("index", [staged.folder / "images.parquet"], facts={}, began=0.0)
+        model, report = workspace.model("classifier", "k"), workspace.report("r")
+        write_bytes_atomic(model / WEIGHTS, bytes(range(100)))
+        write_bytes_atomic(model / "model.json", b'{"backbone":"small"}')
+        CommitLog(model).commit(UNIT, [model / WEIGHTS, model / "model.json"], facts={}, began=0.0)
+        write_table(report / "metrics.parquet", pa.table({"value": [0.5]}))
+        write_bytes_atomic(report / "index.html", b"<!doctype html>")
+        CommitLog(report).commit("report", [report / "metrics.parquet", report / "index.html"], facts={}, began=0.0)
+        write_bytes_atomic(workspace.index_path, index.to_bytes())
+        with workspace.hold():
+            workspace.write_run({"labels": [labels.name]})
+        return workspace
 
     return write
 

@@ -2,40 +2,16 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
-from storage.commits import CommitLog
-from storage.files import write_bytes_atomic, write_table
-from storage.index import ImageIndex
-from storage.models import UNIT, WEIGHTS, describe, is_saved, weights_digest
-from storage.stages import StageFolder
+from storage.models import WEIGHTS, describe, is_saved, weights_digest
 from storage.verify import repair, verify_workspace
 from storage.workspace import Workspace
 
 
 @pytest.fixture
-def whole(
-    workspace: Workspace, index_of_sizes: Callable[..., ImageIndex], write_labels: Callable[..., StageFolder]
-) -> Workspace:
-    """A workspace with everything a run leaves: staged data, masks, a model, a report, index and run record."""
-    index = index_of_sizes([(9, 7), (8, 8), None, (5, 5)])
-    labels = write_labels(workspace, index, 2)
-    staged = workspace.stage("stage", "a" * 12)
-    staged.begin({"listing": "ab"}, shards=1)
-    staged.write(0, tables={"facts": pa.table({"row": [0, 1]})})
-    staged.log.commit("index", [staged.folder / "images.parquet"], facts={}, began=0.0)
-    model, report = workspace.model("classifier", "k"), workspace.report("r")
-    write_bytes_atomic(model / WEIGHTS, bytes(range(100)))
-    write_bytes_atomic(model / "model.json", b'{"backbone":"small"}')
-    CommitLog(model).commit(UNIT, [model / WEIGHTS, model / "model.json"], facts={}, began=0.0)
-    write_table(report / "metrics.parquet", pa.table({"value": [0.5]}))
-    write_bytes_atomic(report / "index.html", b"<!doctype html>")
-    CommitLog(report).commit("report", [report / "metrics.parquet", report / "index.html"], facts={}, began=0.0)
-    write_bytes_atomic(workspace.index_path, index.to_bytes())
-    with workspace.hold():
-        workspace.write_run({"labels": [labels.name]})
-    return workspace
+def whole(workspace: Workspace, fill: Callable[[Workspace], Workspace]) -> Workspace:
+    return fill(workspace)
 
 
 def files_of(workspace: Workspace) -> list[Path]:
