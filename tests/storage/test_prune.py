@@ -23,8 +23,13 @@ def run(workspace: Workspace, *names: str, last: str = "report") -> None:
     make(workspace, *missing)
     past = remember(workspace, last, [workspace.root / name for name in names])
     # Times as they are, but never the same: file systems may be coarser than a test is fast.
-    now = past.path.stat().st_mtime_ns + 1_000_000
-    os.utime(past.path, ns=(now, now))
+    touch(past.path, 1_000_000)
+
+
+def touch(path: Path, later: int) -> None:
+    """Put the time of a file or folder off by some nanoseconds."""
+    now = path.stat().st_mtime_ns + later
+    os.utime(path, ns=(now, now))
 
 
 def names(workspace: Workspace, folders: list[Path]) -> list[str]:
@@ -64,8 +69,10 @@ class TestPlanPruning:
 
     def test_what_a_killed_run_left_stays(self, three: Workspace) -> None:
         (folder,) = make(three, "stages/propose-4")
+        touch(folder, 5_000_000)
         assert plan_pruning(three, 1).unfinished == [folder]
         run(three, "stages/stage-5")
+        touch(plan_pruning(three, 1).kept[0].path, 5_000_000)
         assert folder in plan_pruning(three, 1).folders
 
     def test_refuses_a_workspace_without_history(self, workspace: Workspace) -> None:
