@@ -11,7 +11,7 @@ from configs.affinity import Affinity
 from configs.decoders import Decoder, DipsDecoder
 from flows.pool import run_work
 from flows.propose import correlate_maps
-from flows.training import fit_told, train_alone
+from flows.training import fit_told, took_over, train_alone
 from methods.networks.affinity_net import grid_side
 from storage.models import describe, is_saved, weights_digest
 from storage.stages import StageFolder
@@ -34,7 +34,8 @@ def decode_flow(state: State) -> None:
     for place, decoder in enumerate(state.run.config.decoders):
         done += _boxes(state, decoder)
         folder = name_decoder(state, place)
-        if not is_saved(folder):
+        splits = [*decoder.split, *([decoder.select_split] if decoder.select else [])]
+        if not is_saved(folder) and not took_over(state, folder, splits):
             train_alone(state, make_decoder, state, decoder, folder)
             done += 1
         done += _maps(state, place)

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from configs.recurseed import RecurSeed
 from configs.segmentation import Segmenter
 from flows.pool import run_work
-from flows.training import fit_told, train_alone
+from flows.training import fit_told, took_over, train_alone
 from storage.models import is_saved, weights_digest
 from tasks.fit_segmenter import fit_segmenter
 from tasks.folders import labels_of, name_predicted, name_segmenter
@@ -29,7 +29,7 @@ def segment_flow(state: State) -> None:
 def segment(state: State, training: Segmenter | RecurSeed) -> int:
     """Train one network and predict its masks, inside a flow; returns how many units of work there were."""
     folder = name_segmenter(state, training)
-    done = 0 if is_saved(folder) else 1
+    done = 0 if is_saved(folder) or took_over(state, folder, training.split) else 1
     if done:
         train_alone(state, make_segmenter, state, training, folder)
     return done + _predict(state, training, folder)

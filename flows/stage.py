@@ -60,12 +60,12 @@ def box_folder(state: State, staged: StageFolder) -> tuple[StageFolder, dict[str
 
 def tell_news(news: News | None) -> None:
     """Say what is other than in the last run, a few names of each."""
-    if news is None or not any(news.counts.values()):
+    if news is None:
         return
     for what, names in (("new", news.added), ("gone", news.removed), ("changed", news.changed)):
-        more = ", ..." if len(names) > SHOWN else ""
-        told = f": {', '.join(names[:SHOWN])}{more}" if names else ""
-        print(f"stage      {len(names)} {what} since the last run{told}", file=sys.stderr)
+        if names:
+            told = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+            print(f"stage      {len(names)} {what} since the last run: {told}", file=sys.stderr)
 
 
 @flow(name="stage", validate_parameters=False, persist_result=False)

@@ -39,7 +39,8 @@ BY_CANVAS = ("label", "confidence")
 """Arrays with one object per shard of a canvas; all others have one per shard of the run."""
 _OF_IMAGES = ("index", "masks")
 _NAME = re.compile(r"[a-z]+-[0-9a-f]{12}")
-_TRUTH = ("mask_kind", "mask_sha256", "boxes", "orientation")
+TRUTH = ("mask_kind", "mask_sha256", "boxes", "orientation")
+"""What staging knows of an image's ground truth."""
 _NUMBERED = ("pair", "place")
 """Columns that count the items of an array, from the first of the shard's object on."""
 
@@ -113,7 +114,7 @@ def shard_key(index: ImageIndex, sources: pa.Table, shard: Shard) -> str:
     first, count = shard.rows.start, len(shard.rows)
     columns = ["image_id", "split", "width", "height", "sha256", "labels", "status"]
     seen = index.table.select(columns).slice(first, count).to_pylist()
-    truth = sources.select(list(_TRUTH)).slice(first, count).to_pylist()
+    truth = sources.select(list(TRUTH)).slice(first, count).to_pylist()
     return short_key({"canvas": shard.canvas, "places": list(shard.offsets), "rows": seen, "truth": truth})
 
 

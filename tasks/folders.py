@@ -109,7 +109,7 @@ def name_decoder(state: State, place: int) -> Path:
     name = truth.name if truth else None
     basis = keys.decoder_basis(state.run.config, decoder, state.index, teacher, weights, name)
     folder = state.run.workspace.model("decoder", stage_key("decoder", basis))
-    state.decoders[decoder.title] = folder
+    state.decoders[decoder.title], state.bases[folder.name] = folder, basis
     if isinstance(decoder, DipsDecoder):
         state.regions[decoder.title] = teacher
     return folder
@@ -154,7 +154,7 @@ def name_segmenter(state: State, training: Segmenter | RecurSeed) -> Path:
         state.run.config, training, state.index, labels_of(state, training), classifier_weights(state)
     )
     folder = state.run.workspace.model("segmenter", stage_key("segmenter", basis))
-    state.segmenters[training.title] = folder
+    state.segmenters[training.title], state.bases[folder.name] = folder, basis
     return folder
 
 

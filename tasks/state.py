@@ -58,6 +58,7 @@ class State:
         self.regions: dict[str, StageFolder] = {}
         self.decoders: dict[str, Path] = {}
         self.segmenters: dict[str, Path] = {}
+        self.bases: dict[str, dict[str, Any]] = {}
         self.predictions: list[Predicted] = []
         self.round_changes: dict[str, StageFolder] = {}
         self.floors: StageFolder | None = None

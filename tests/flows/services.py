@@ -73,7 +73,7 @@ class Site:
     def server(self) -> Service:
         """Start the server and wait until it answers."""
         server = self.start("server", "server", "--port", self.port)
-        poll(lambda: answers(self.url) or server.process.poll() is not None, 120)
+        poll(lambda: answers(self.url) or server.process.poll() is not None, 300)
         assert server.process.poll() is None, server.text()
         return server
 
@@ -84,7 +84,7 @@ class Site:
     def deploy(self, config: Path, workspace: Path, *options: object) -> str:
         """Deploy; returns what the command said."""
         service = self.start("deploy", "deploy", config, "-w", workspace, *options)
-        assert service.process.wait(120) == 0, service.text()
+        assert service.process.wait(300) == 0, service.text()
         return service.text()
 
     def ask(self, path: str, question: dict[str, Any]) -> Any:

@@ -202,6 +202,41 @@ class TestAdopt:
         assert {name: after[name] for name in before} == before
 
     @pytest.mark.slow
+    def test_networks_that_learned_from_masks(
+        self, maskmill: Launcher, own_data: Path, tmp_path: Path, write_config: Callable[..., Path]
+    ) -> None:
+        """New images outside of their splits train nothing; changed ground truth of their own does."""
+        optimise = {"epochs": 2, "batch_size": 4}
+        decoder = {"model": "fcam", "proposal": "grad_cam-S5", "widths": [16, 8, 8, 8, 8], "optimise": optimise}
+        unet = {"model": "unet", "width": 16, "optimise": optimise}
+        taught = {**unet, "name": "ceiling", "labels": "ground_truth"}
+        config = write_config(own_data, proposals=[{"method": "grad_cam"}], train=[decoder, unet, taught])
+        command, models = ("run", config, "-w", tmp_path / "w"), tmp_path / "w" / "models"
+        assert maskmill.run(*command).status == 0
+        known, trained = folders(tmp_path / "w"), {path.name for path in models.iterdir()}
+        assert len(trained) == 4
+        added = add(own_data, 2)
+        done = maskmill.run(*command)
+        assert done.status == 0, done.err
+        fresh = {path.name for path in models.iterdir()} - trained
+        facts = [CommitLog(models / name).read("model").facts for name in fresh]
+        assert len(fresh) == 3
+        assert {one["adopted"]["folder"] for one in facts} <= trained
+        everything = computed(tmp_path / "w", known)
+        assert all(images == set(added) for stage in everything.values() for images in stage)
+        # The masks of two training images change places: only the network that learns from them is trained anew.
+        rows = [row for row in rows_of(own_data) if row["split"] == "train"][:2]
+        one, other = (own_data / row["mask"] for row in rows)
+        data = one.read_bytes(), other.read_bytes()
+        one.write_bytes(data[1])
+        other.write_bytes(data[0])
+        again = maskmill.run(*command)
+        assert again.status == 0, again.err
+        assert again.err.count("epochs done") >= 1
+        newest = {path.name for path in models.iterdir()} - trained - fresh
+        assert any("adopted" not in CommitLog(models / name).read("model").facts for name in newest)
+
+    @pytest.mark.slow
     @pytest.mark.parametrize("point", ["commit:3", "commit:9", "commit:15", "facts:2"])
     def test_killed_while_taking_over(
         self, maskmill: Launcher, reference: Reference, run: Run, own_data: Path, workspace: Path, point: str
