@@ -22,7 +22,7 @@ app = App(
 Config = Annotated[str, Parameter(help="YAML file, or preset:NAME.")]
 WorkspaceOption = Annotated[
     Path | None,
-    Parameter(name=["--workspace", "-w"], help="Folder of the run. Default: workspaces/NAME of the config."),
+    Parameter(name=["--workspace", "-w"], help="Folder or s3://BUCKET/PREFIX. Default: workspaces/NAME of the config."),
 ]
 Limit = Annotated[int | None, Parameter(help="At most this many images, spread over the data set.")]
 Overrides = Annotated[
@@ -237,6 +237,13 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         result: Any = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
     except CycloptsError:
+        sys.exit(REFUSED)
+    except ValueError as error:
+        from configs import ConfigError
+
+        if not isinstance(error, ConfigError):
+            raise
+        print(f"refused: {error}", file=sys.stderr)
         sys.exit(REFUSED)
     sys.exit(result if isinstance(result, int) else FINISHED)
 

@@ -80,6 +80,7 @@ def _failure(error: BaseException, stop: Stop) -> int:
     from storage.samples import StagingError
     from storage.weights import WeightsError
     from storage.workspace import WorkspaceHeldError
+    from storage.writing import WriteError
 
     # After a signal anything may fail, most of all Prefect's embedded server, which may have got the signal too.
     if stop.wanted.is_set() or isinstance(error, KeyboardInterrupt):
@@ -94,6 +95,9 @@ def _failure(error: BaseException, stop: Stop) -> int:
             return REFUSED
         case StagingError():
             say(f"failed while staging: {error}")
+            return FAILED
+        case WriteError():
+            say(f"failed: {error}; what is committed stays, run again to go on")
             return FAILED
         case Exception():
             say(f"failed: {type(error).__name__}: {error}")

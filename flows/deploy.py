@@ -13,6 +13,7 @@ from configs.loader import PRESET_PREFIX
 from flows.cli import FAILED, FINISHED, REFUSED
 from flows.commands import _QUIET, default_workspace, quiet_prefect, say
 from flows.server import need_server, use_server
+from storage.places import place
 
 ENTRYPOINT = "flows.run.maskmill_flow"
 SHOWN = 3
@@ -41,7 +42,7 @@ class Order:
         preset = self.config.startswith(PRESET_PREFIX)
         return {
             "config": self.config if preset else str(Path(self.config).absolute()),
-            "workspace": str((self.workspace or default_workspace(self.config)).absolute()),
+            "workspace": str(place(self.workspace or default_workspace(self.config))),
             "limit": self.limit,
             "overrides": self.overrides,
         }

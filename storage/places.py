@@ -1,4 +1,4 @@
-"""Where a workspace lies: a folder of this machine, or a prefix in an object store that fsspec knows.
+"""Where a workspace lies: a folder of this machine, or a prefix in an object store.
 
 A local place is a plain :class:`pathlib.Path`. Any other is a ``UPath``, which has the same interface and no folders:
 a prefix exists as long as an object below it does. Everything above this file names places with ``/`` and asks
@@ -11,6 +11,8 @@ from typing import Any, TypeGuard, cast
 from configs import ConfigError
 
 LOCAL = ("file", "local")
+STORES = ("s3", "s3a", "memory")
+"""Stores whose conditional writes are known to hold a workspace for one run."""
 # Listings that fsspec keeps would hide what other processes commit.
 _FRESH: dict[str, Any] = {"use_listings_cache": False}
 
@@ -25,7 +27,7 @@ def place(text: str | Path) -> Path:
     Parameters
     ----------
     text
-        A path of this machine, ``file://…``, or any URL of fsspec such as ``s3://bucket/prefix``. A URL that went
+        A path of this machine, ``file://…``, or ``s3://bucket/prefix`` (``memory://`` in tests). A URL that went
         through :class:`pathlib.Path`, which leaves one slash of two (``s3:/bucket/prefix``), is understood as well. A
         place is returned as it is.
 
@@ -104,10 +106,8 @@ def _split(text: str) -> tuple[str, str]:
     protocol, colon, rest = text.partition(":/")
     if not colon or not protocol.isascii() or not protocol.isalnum() or len(protocol) < 2:
         return "", text
-    from fsspec import available_protocols
-
-    if protocol not in available_protocols():
+    if protocol not in (*LOCAL, *STORES):
         if rest.startswith("/"):
-            raise PlaceError(f"{text}: expected a path or a URL of fsspec, saw the protocol {protocol!r}")
+            raise PlaceError(f"{text}: expected a path or s3://BUCKET/PREFIX, saw the protocol {protocol!r}")
         return "", text
     return protocol, rest.strip("/")

@@ -49,6 +49,7 @@ def test_killed_and_resumed(maskmill: Launcher, reference: Reference, s3: dict[s
     assert full.status == 1
     assert f"{URL}/stages/" in full.err
     assert "no space left" in full.err
+    assert "what is committed stays, run again to go on" in full.err
     assert "what is committed stays" in full.err
 
     done = maskmill.run("run", reference.config, "-w", URL, **s3)

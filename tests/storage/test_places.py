@@ -40,7 +40,7 @@ class TestPlace:
         assert name == "bucket/run"
 
     def test_refuses_an_unknown_protocol(self) -> None:
-        with pytest.raises(PlaceError, match="expected a path or a URL of fsspec, saw the protocol 'gopher'"):
+        with pytest.raises(PlaceError, match="expected a path or s3://BUCKET/PREFIX, saw the protocol 'gopher'"):
             place("gopher://host/run")
 
     def test_refuses_a_url_without_a_bucket(self) -> None:
