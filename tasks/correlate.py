@@ -40,11 +40,13 @@ class Correlator:
         self.constants = scg_constants(step)
 
     def __call__(self, seen: Record, made: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Maps ``[P, h, w]`` of several products, each correlated, ``[P, gh, gw]``."""
+        """Maps ``[P, h, w]`` of several products, each correlated, ``[P, gh, gw]``; what is not finite stays so."""
         grid = common_grid(seen, self.layers, self.step.max_grid)
         rows = seen.pairs[:, 0].to(seen.logits.device)
         ranks = class_ranks(rows[:, None])
         coarse = {name: self._seeds(maps, grid) for name, maps in made.items()}
+        broken = {name: ~maps.flatten(1).isfinite().all(dim=1) for name, maps in coarse.items()}
+        coarse = {name: maps.masked_fill(broken[name][:, None, None], 0) for name, maps in coarse.items()}
         found = {name: torch.zeros_like(maps) for name, maps in coarse.items()}
         step = max(1, MEMORY // (4 * (grid[0] * grid[1]) ** 2))
         for start in range(0, len(seen.logits), step):
@@ -57,7 +59,7 @@ class Correlator:
                 stacked = maps.new_zeros(len(correlation), int(ranks[inside].max()) + 1, *grid)
                 stacked[places] = maps[inside]
                 found[name][inside] = self._spread(stacked, correlation)[places]
-        return found
+        return {name: maps.masked_fill(broken[name][:, None, None], torch.nan) for name, maps in found.items()}
 
     def _seeds(self, maps: Tensor, grid: tuple[int, int]) -> Tensor:
         """Maps on the grid in 0..1, negative values 0; RecurSeed divides by the maximum and leaves the minimum."""

@@ -59,6 +59,18 @@ class TestCorrelator:
         torch.testing.assert_close(single, found, rtol=0, atol=1e-5)
         torch.testing.assert_close(single_other, other, rtol=0, atol=1e-5)
 
+    @pytest.mark.parametrize("variant", ["recurseed", "spa_cub"])
+    def test_what_is_not_finite_stays_so(self, network: ClassifierNetwork, images: Tensor, variant: str) -> None:
+        step = ScgStep.model_validate({"step": "scg", "layers": ["S5"], "variant": variant})
+        maps, whole, _ = self._maps(network, images, step)
+        correlator = Correlator(network, step)
+        seen = record(network.model, images, PAIRS, correlator.layers)
+        broken = maps.clone()
+        broken[0, 0, 0] = torch.nan
+        found = correlator(seen, {"one": broken})["one"]
+        assert found[0].isnan().all()
+        torch.testing.assert_close(found[1:], whole[1:], rtol=0, atol=0)
+
     def test_constants_come_from_the_variant_unless_given(self, network: ClassifierNetwork) -> None:
         plain = Correlator(network, ScgStep(step="scg")).constants
         given = Correlator(network, ScgStep(step="scg", foreground=0.6)).constants
