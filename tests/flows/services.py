@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ FAST = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
     "PREFECT_RUNNER_POLL_FREQUENCY": "1",
 }
+BUSY = 503
 
 
 class Service:
@@ -87,17 +89,16 @@ class Site:
         assert service.process.wait(300) == 0, service.text()
         return service.text()
 
-    def ask(self, path: str, question: dict[str, Any]) -> Any:
-        """POST to the server."""
-        data = json.dumps(question).encode()
-        request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as reply:
-            return json.load(reply)
+    def ask(self, path: str, question: dict[str, Any] | None = None, method: str | None = None) -> Any:
+        """Ask the server, by POST where there is a question; again and again while its database is busy."""
+        data = None if question is None else json.dumps(question).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/{path}", data, headers, method=method)
+        return json.loads(poll(lambda: _answer(request)))
 
     def deployment(self, name: str) -> dict[str, Any]:
         """A deployment of the flow."""
-        with urllib.request.urlopen(f"{self.url}/deployments/name/maskmill/{name}", timeout=30) as reply:
-            return dict(json.load(reply))
+        return dict(self.ask(f"deployments/name/maskmill/{name}"))
 
     def now(self, name: str) -> str:
         """Have a run started at once; its id."""
@@ -106,8 +107,7 @@ class Site:
 
     def state(self, run: str) -> str:
         """Name of a run's state."""
-        with urllib.request.urlopen(f"{self.url}/flow_runs/{run}", timeout=30) as reply:
-            return str(json.load(reply)["state_name"])
+        return str(self.ask(f"flow_runs/{run}")["state_name"])
 
     def runs(self, *states: str) -> list[dict[str, Any]]:
         """Runs of deployments in some states, the first to start first."""
@@ -118,6 +118,16 @@ class Site:
         """Leave nobody behind, runs included."""
         for service in self._services[::-1]:
             service.close()
+
+
+def _answer(request: urllib.request.Request) -> bytes | None:
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return bytes(reply.read()) or b"null"
+    except urllib.error.HTTPError as error:
+        if error.code != BUSY:
+            raise
+        return None
 
 
 def owner(workspace: Path) -> int | None:
