@@ -1,0 +1,1 @@
+"""What kills do to runs: scripts that take long and print a table."""
