@@ -5,6 +5,7 @@ Both replace the process that starts them, so that a service manager or a shell 
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -120,4 +121,6 @@ def _taken(port: int) -> bool:
 
 
 def _become(command: list[str]) -> NoReturn:
+    # A shell lets background jobs ignore Ctrl-C, which is what Prefect's worker makes of SIGTERM: it would never end.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.execv(command[0], command)

@@ -23,6 +23,8 @@ FAST = {
     "PREFECT_RUNNER_POLL_FREQUENCY": "1",
 }
 BUSY = 503
+# As a shell starts a background job, which ignores Ctrl-C: it must end on SIGTERM all the same.
+BACKGROUND = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
 
 
 class Service:
@@ -34,7 +36,7 @@ class Service:
         surroundings = {**kept, **PREFECT, **FAST, "PYTHONPATH": str(PROJECT), **environment}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+                [*BACKGROUND, sys.executable, "-m", "flows.cli", *map(str, arguments)],
                 cwd=folder,
                 env=surroundings,
                 stdout=log,

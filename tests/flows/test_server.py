@@ -65,7 +65,7 @@ class TestServer:
             poll(lambda: "started!" in worker.text())
             assert "of pool maskmill" in worker.text()
             worker.process.terminate()
-            assert worker.process.wait(30) is not None
+            assert worker.process.wait(60) is not None
             server.process.terminate()
-            server.process.wait(30)
+            server.process.wait(60)
             poll(lambda: not answers(here.url))

@@ -22,10 +22,13 @@ DEAF = """
 import sys, time
 import flows.stop
 flows.stop.GRACE = 0.3
+said = False
 with flows.stop.stoppable():
-    print("ready", flush=True)
     while True:
         try:
+            if not said:
+                said = True
+                print("ready", flush=True)
             time.sleep(60)
         except KeyboardInterrupt:
             print("asked", flush=True)
