@@ -67,8 +67,13 @@ def write(folder: Path, data: Path, vit: Path, train: list[dict[str, Any]], **se
 
 
 def models(workspace: Path, kind: str) -> list[Path]:
-    """Folders of a kind of model."""
-    return sorted(workspace.glob(f"models/{kind}-*"))
+    """Folders of a kind of model that hold something trained."""
+    found = {
+        path.parent
+        for name in ("weights.safetensors", "checkpoint.pt")
+        for path in workspace.glob(f"models/{kind}-*/{name}")
+    }
+    return sorted(found)
 
 
 def stages(workspace: Path, kind: str) -> list[Path]:
