@@ -41,10 +41,10 @@ class TestRefusals:
 
 
 class TestEnvironment:
-    def test_prefect_knows_the_settings(self) -> None:
+    def test_prefect_knows_the_settings(self, tmp_path: Path) -> None:
         """A name that this version of Prefect does not know would be passed over without a word."""
         code = "from prefect.settings import get_current_settings as now; print(now().server.concurrency.lease_storage)"
-        environment = {**server_environment(), "PREFECT_HOME": "nowhere"}
+        environment = {**server_environment(), "PREFECT_HOME": str(tmp_path)}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == SERVER["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"]
 
