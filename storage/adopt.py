@@ -181,7 +181,7 @@ def _kin(folder: StageFolder, key: str) -> Iterator[StageFolder]:
         try:
             manifest = other.manifest
             readable = (stages / str(manifest["index_stage"]) / "sources.parquet").exists()
-        except StageError:
+        except StageError:  # Damaged: nothing is taken from it, and `verify` tells.
             continue
         same = manifest["schema"] == SCHEMA_VERSION and manifest["index_stage"] and readable
         if same and kin_key(stages, other.name, manifest["basis"], manifest["classes"]) == key:
