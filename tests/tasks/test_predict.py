@@ -344,6 +344,18 @@ class TestNotFinite:
         assert store.folder.table(FAILURES).num_rows == 6
 
 
+class Watched(Colours):
+    """Remembers how large its images were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sides: list[int] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.sides.append(images.shape[-1])
+        return super().forward(images)
+
+
 class TestViews:
     def test_mirrored_images_have_mirrored_masks(self, make: Callable[..., State], images: list[Any]) -> None:
         class Leaning(Colours):
@@ -361,28 +373,16 @@ class TestViews:
         assert not (uneven.mask(0) == uneven.mask(3)[:, ::-1]).all()
 
     def test_every_scale_is_asked(self, make: Callable[..., State]) -> None:
-        sides: list[int] = []
-
-        class Watched(Colours):
-            def forward(self, images: Tensor) -> Tensor:
-                sides.append(images.shape[-1])
-                return super().forward(images)
-
-        store = predict(make(), segmenter(scales=[0.5, 1.0, 1.5]), Watched())
-        assert set(sides) == {SIDE // 2, SIDE, SIDE * 3 // 2}
+        watched = Watched()
+        store = predict(make(), segmenter(scales=[0.5, 1.0, 1.5]), watched)
+        assert set(watched.sides) == {SIDE // 2, SIDE, SIDE * 3 // 2}
         assert all(shown(store, row) == {0, CAT, DOG} for row in range(6))
 
     def test_a_size_of_its_own(self, make: Callable[..., State]) -> None:
-        sides: list[int] = []
-
-        class Watched(Colours):
-            def forward(self, images: Tensor) -> Tensor:
-                sides.append(images.shape[-1])
-                return super().forward(images)
-
+        watched = Watched()
         training = Segmenter.model_validate({"model": "unet", "input_size": 48, "inference": {"scales": [1.0, 1.5]}})
-        store = predict(make(), training, Watched())
-        assert set(sides) == {48, 72}
+        store = predict(make(), training, watched)
+        assert set(watched.sides) == {48, 72}
         assert [store.mask(row).shape for row in range(6)] == SIZES
 
     def test_a_grid_of_another_size(self, make: Callable[..., State]) -> None:
