@@ -33,7 +33,8 @@ def s3_server() -> Iterator[dict[str, str]]:
             patch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
         try:
-            s3fs.S3FileSystem().mkdir(BUCKET)
+            # Servers of one process share what they hold: the bucket may be there.
+            s3fs.S3FileSystem().makedirs(BUCKET, exist_ok=True)
             yield surroundings
         finally:
             s3fs.S3FileSystem.clear_instance_cache()

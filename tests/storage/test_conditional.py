@@ -1,11 +1,13 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from upath import UPath
 
 from storage.conditional import create, look, swap
-from storage.places import PlaceError, place
+from storage.places import PlaceError
 
 
 class TestCreate:
@@ -49,8 +51,9 @@ class TestSwap:
         assert sum(one is not None for one in won) == 1
 
     def test_refuses_other_stores(self) -> None:
+        elsewhere: Any = UPath("http://localhost/run")
         with pytest.raises(PlaceError, match="so two runs could hold it at once"):
-            create(place("http://localhost/run"), b"")
+            create(elsewhere, b"")
 
 
 def in_parallel(count: int, call: Callable[[int], str | None]) -> list[str | None]:
