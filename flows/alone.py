@@ -17,8 +17,9 @@ import torch
 from flows.parcel import unpack
 from storage.aside import set_aside
 from storage.stages import RehearsedError, rehearsal
-from tasks.context import ShardWork
+from tasks.context import ShardWork, Work
 from tasks.processes import die_with_parent
+from tasks.turns import turn
 
 _TAIL = 2000
 
@@ -111,6 +112,11 @@ def _run(order: _Order) -> _Outcome:
 def _obey(order: _Order) -> None:
     work = unpack(order.parcel)
     torch.set_num_threads(order.threads)
+    with turn(work.device):
+        _work(work, order)
+
+
+def _work(work: Work, order: _Order) -> None:
     if order.rows is None:
         work(order.shard)
         return

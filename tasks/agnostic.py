@@ -16,10 +16,13 @@ from tasks.context import FolderWork
 from tasks.findings import PAIRS
 from tasks.propose import SCORE
 from tasks.refine import PairMaps
+from tasks.turns import CPU
 
 
 class ShardMaps(Protocol):
     """Gives the maps of a shard's images, one each."""
+
+    device: torch.device
 
     def __call__(self, shard: int, rows: list[int]) -> list[Tensor]:
         """Maps ``(h, w)`` float32, not below 0, in the order of the rows."""
@@ -59,7 +62,7 @@ class AgnosticWork(FolderWork):
         always: bool = False,
     ) -> None:
         self.index, self.folder, self.classes, self.maps, self.always = index, folder, classes, maps, always
-        self.shards = index.shards(shard_images)
+        self.shards, self.device = index.shards(shard_images), maps.device
 
     def __call__(self, shard: int) -> None:
         """Compute one shard."""
@@ -101,6 +104,8 @@ class AgnosticWork(FolderWork):
 
 class HeadMaps:
     """Maps of one head of the transformer, from the stored attention."""
+
+    device = CPU
 
     def __init__(self, attended: StageFolder, head: int) -> None:
         self.attended, self.head = attended, head

@@ -1,10 +1,11 @@
 """What every task of a run needs to know, and the one Prefect task that carries a unit of work."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -13,6 +14,7 @@ from storage.aside import read_aside
 from storage.index import ImageIndex, Shard
 from storage.stages import StageFolder, unit_name
 from storage.workspace import Workspace
+from tasks.turns import CPU, turn
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Work(Protocol):
     def title(self) -> str:
         """Name of the step, for people."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
     def missing(self) -> list[int]:
         """Numbers of the shards to do."""
 
@@ -54,6 +60,7 @@ class ShardWork:
     """
 
     title: str
+    device: torch.device = CPU
     index: ImageIndex
     shards: list[Shard]
     only: int | None = None
@@ -110,6 +117,7 @@ def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
     persist_result=False,
     log_prints=False,
 )
-def unit(work: Callable[[int], None], shard: int, title: str) -> None:  # noqa: ARG001
+def unit(work: Work, shard: int, title: str) -> None:  # noqa: ARG001
     """One unit of work: it reads through storage, calls a method, writes through storage; ``title`` names its run."""
-    work(shard)
+    with turn(work.device):
+        work(shard)

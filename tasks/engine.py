@@ -18,6 +18,7 @@ from configs.training import Optimisation
 from storage.checkpoints import load_checkpoint, save_checkpoint
 from storage.faults import dying_point
 from tasks.rates import rate_factor
+from tasks.turns import CPU, turn
 
 Terms = dict[str, Tensor]
 History = list[dict[str, float]]
@@ -133,8 +134,9 @@ class Engine:
         while len(self.history) < self.settings.epochs and not self._gave_up():
             epoch = len(self.history)
             torch.manual_seed(step_seed(self.settings.seed, epoch))
-            terms = self._epoch(called, epoch, *batches(epoch))
-            self.history.append({"epoch": epoch + 1, **terms, **self._judge(epoch)})
+            with self._turn():
+                terms = self._epoch(called, epoch, *batches(epoch))
+                self.history.append({"epoch": epoch + 1, **terms, **self._judge(epoch)})
             if checkpoint and _rank() == 0:
                 save_checkpoint(checkpoint, self.state())
                 dying_point("epoch")
@@ -163,6 +165,11 @@ class Engine:
             found = {"loss": loss, **terms} if len(terms) > 1 else {"loss": loss}
             sums = {name: sums.get(name, torch.zeros(())) + one.detach().float().cpu() for name, one in found.items()}
         return {name: float(one) / steps for name, one in sums.items()}
+
+    def _turn(self) -> AbstractContextManager[None]:
+        # Processes of one training wait for one another: two trainings, each with the turn on one of two GPUs, would
+        # for ever.
+        return turn(CPU if torch.distributed.is_initialized() else self.device)
 
     def _mixed(self) -> AbstractContextManager[Any]:
         half = self.settings.precision == "bfloat16"

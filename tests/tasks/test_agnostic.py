@@ -17,6 +17,7 @@ from tasks.agnostic import AgnosticWork, HeadMaps
 from tasks.attend import MEAN
 from tasks.propose import SCORE, begin_proposal
 from tasks.refine import PairMaps
+from tasks.turns import CPU
 from tests.tasks.stores import STAGED, write_attention, write_proposal
 
 CAT, DOG, EEL = 1, 2, 3
@@ -38,6 +39,16 @@ def found_by(work: AgnosticWork, row: int) -> Tensor:
     return torch.from_numpy(pairs._stored(row)).float()
 
 
+class KnownMaps:
+    device = CPU
+
+    def __init__(self, by_row: dict[int, Tensor]) -> None:
+        self.by_row = by_row
+
+    def __call__(self, shard: int, rows: list[int]) -> list[Tensor]:  # noqa: ARG002
+        return [self.by_row[row] for row in rows]
+
+
 @pytest.fixture
 def index(index_of_labels: Callable[..., ImageIndex]) -> ImageIndex:
     return index_of_labels(LABELS)
@@ -54,10 +65,7 @@ def make(index: ImageIndex, tmp_path: Path) -> Callable[..., AgnosticWork]:
         folder = StageFolder(tmp_path / "agnostic")
         begin_proposal(folder, {"shard_images": SHARD}, index, STAGED, GRID)
 
-        def maps(shard: int, rows: list[int]) -> list[Tensor]:  # noqa: ARG001
-            return [image_maps[row] for row in rows]
-
-        work = AgnosticWork(index, folder, known, maps, SHARD, **options)
+        work = AgnosticWork(index, folder, known, KnownMaps(image_maps), SHARD, **options)
         for shard in work.missing():
             work(shard)
         return work
