@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 
 from configs.schema import Runtime
 from flows.cluster_start import GPU, start_cluster
-from flows.cluster_worker import StagePlugin, do_shard, do_shard_alone, packages, running, stages
+from flows.cluster_worker import StagePlugin, do_shard, do_shard_alone, forget, packages, patiently, running, stages
 from flows.parcel import Parcel, pack
 from flows.progress import Bar
 from storage.files import digest
@@ -32,6 +32,8 @@ CONNECT_SECONDS = 30
 VISIBLE_SECONDS = 60.0
 """How long a network's file system may take to show here what a worker has written."""
 _LOOK = 0.5
+_DEATHS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds between asking all workers again where one died while it was asked: it is gone, or replaced, by then."""
 
 
 class ClusterError(RuntimeError):
@@ -105,11 +107,12 @@ class Cluster:
         parcel, stage = pack(work, self.runtime.device), f"{self.prefix}{work.title}-{uuid.uuid4().hex[:8]}"
         asks = self._asks(parcel)
         self._tell_of_waiting(asks)
-        self.client.register_plugin(StagePlugin(parcel.data, threads, network=parcel.network), name=stage)
+        plugin = StagePlugin(parcel.data, threads, network=parcel.network)
+        patiently(lambda: self.client.register_plugin(plugin, name=stage), _DEATHS)
         try:
             self._all(stage, todo, asks, bar)
         finally:
-            self.client.unregister_worker_plugin(stage)
+            _forget(self.client, stage)
         _await_visible(work, todo)
 
     def _all(self, stage: str, todo: list[int], asks: dict[str, float], bar: Bar) -> None:
@@ -165,13 +168,13 @@ class Cluster:
     def _clear(self, client: Any) -> None:
         """Wait for shards that a run which was killed has left in work, and remove what it left behind."""
         told = False
-        while busy := sum(client.run(running, self.prefix).values()):
+        while busy := sum(_ask(client, running, self.prefix).values()):
             if not told:
                 _say(f"waiting for {busy} shards that an earlier run of this workspace left in work")
             told = True
             time.sleep(_LOOK)
-        for stage in {name for found in client.run(stages, self.prefix).values() for name in found}:
-            client.unregister_worker_plugin(stage)
+        for stage in {name for found in _ask(client, stages, self.prefix).values() for name in found}:
+            _forget(client, stage)
 
     def close(self) -> None:
         """Let go of the workers, and end those that were started here."""
@@ -204,9 +207,24 @@ def cluster_of(state: State) -> Iterator[Cluster]:
         cluster.close()
 
 
+def _ask(client: Any, question: Callable[..., Any], *about: str) -> dict[str, Any]:
+    """What every worker answers."""
+    answers: dict[str, Any] = patiently(lambda: client.run(question, *about), _DEATHS)
+    return answers
+
+
+def _forget(client: Any, stage: str) -> None:
+    """Remove a stage from the scheduler and from all workers."""
+    try:
+        client.unregister_worker_plugin(stage)
+    except (OSError, ValueError):
+        # A worker died while it was told: the scheduler has forgotten the stage, other workers may not have heard.
+        _ask(client, forget, stage)
+
+
 def _check_packages(client: Any) -> None:
     here = packages()
-    for worker, there in client.run(packages).items():
+    for worker, there in _ask(client, packages).items():
         other = [f"{name} {there[name]} (here {here[name]})" for name in here if there[name] != here[name]]
         if other:
             raise ClusterError(f"expected the packages of this process on worker {worker}, saw {', '.join(other)}")

@@ -22,15 +22,32 @@ _SETTINGS = {
 }
 
 
-class BriefNanny(Nanny):
-    """Keeps a worker alive, and at the end waits for it no longer than one without anything to lose deserves.
+class KeepingNanny(Nanny):
+    """Replaces a worker however it went, and at the end waits no longer than one without anything to lose deserves.
 
     A worker with torch in it would take seconds to leave, though whatever it has done is in the store.
     """
 
+    ending = False
+    """Whether the cluster ends; before, a worker that takes leave (a library calls ``sys.exit``) is replaced too."""
+
+    def close_gracefully(self, reason: str = "nanny-close-gracefully") -> None:
+        """Asked for by the worker when it closes by itself."""
+        if self.ending:
+            super().close_gracefully(reason=reason)
+
     async def close(self, timeout: float | None = None, reason: str = "nanny-close") -> Any:  # noqa: ARG002
         """End the worker, by a signal if it has to be."""
         return await super().close(timeout=GRACE, reason=reason)
+
+
+class LocalCluster(SpecCluster):
+    """A scheduler and nannies in this process."""
+
+    async def _close(self) -> None:
+        for nanny in self.workers.values():
+            nanny.ending = True
+        await super()._close()  # type: ignore[no-untyped-call]
 
 
 def scheduler_options() -> dict[str, Any]:
@@ -64,13 +81,12 @@ def start_cluster(workers: int, *, port: int = 0, cuda: bool = False) -> Any:
             own["env"] = {"CUDA_VISIBLE_DEVICES": gpus[number] if number < len(gpus) else ""}
         if number < len(gpus):
             own["resources"] = {GPU: 1}
-        specified[number] = {"cls": BriefNanny, "options": {**options, **own}}
+        specified[number] = {"cls": KeepingNanny, "options": {**options, **own}}
     # For as long as the process lives: the first two are asked for whenever a worker dies.
     dask.config.set(_SETTINGS)
-    found: Any = SpecCluster(  # type: ignore[no-untyped-call]
+    return LocalCluster(  # type: ignore[no-untyped-call]
         scheduler=scheduler, workers=specified, silence_logs=logging.CRITICAL
     )
-    return found
 
 
 def _visible() -> list[str]:

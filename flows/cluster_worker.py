@@ -80,8 +80,11 @@ class StagePlugin(WorkerPlugin):
 
 def do_shard(stage: str, shard: int) -> list[int]:
     """Do and commit one shard; returns rows that had to be left out, none: the store keeps everything else."""
+    from tasks.turns import turn
+
     work = _plugin(stage).work()
-    patiently(lambda: work(shard))
+    with turn(work.device):
+        patiently(lambda: work(shard))
     return []
 
 
@@ -128,6 +131,12 @@ def running(prefix: str, dask_worker: Worker) -> int:
 def stages(prefix: str, dask_worker: Worker) -> list[str]:
     """Stages with this prefix that a worker knows."""
     return [name for name in dask_worker.plugins if name.startswith(prefix)]
+
+
+async def forget(stage: str, dask_worker: Worker) -> None:
+    """Remove a stage from a worker that may have it."""
+    if stage in dask_worker.plugins:
+        await dask_worker.plugin_remove(stage)
 
 
 def packages() -> dict[str, str]:

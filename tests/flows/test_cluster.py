@@ -8,12 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from distributed.chaos import KillWorker
 from tqdm import tqdm
 
 import flows.cluster
@@ -36,6 +37,8 @@ from tests.flows.works import CountWork, new_folder
 
 WORKERS = 2
 PATIENCE = 240.0
+LIFETIME = 12.0
+"""Seconds that a worker lives on average where all of them die again and again."""
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +171,11 @@ def proposed(workspace: Path) -> list[Path]:
     return list(workspace.glob("stages/propose-*/commits/[!.]*.json"))
 
 
+def deaths(client: Any) -> int:
+    """How many workers a scheduler has lost."""
+    return sum(event["action"] == "remove-worker" for _, event in client.get_events("all"))
+
+
 @pytest.fixture
 def start_workers(prefect_server: str, tmp_path: Path) -> Iterator[Callable[..., str]]:
     """Start ``maskmill cluster local``; returns the scheduler's address."""
@@ -257,6 +265,26 @@ class TestRun:
         assert results(workspace) == results(reference.workspace)
         with flows.cluster.connect(address) as client:
             poll(lambda: {*client.run(held).values()} == {(0, 0)}, 30)
+
+    @pytest.mark.parametrize("mode", ["sys.exit", "segfault"])
+    def test_workers_that_die_all_the_time(
+        self,
+        maskmill: Launcher,
+        reference: Reference,
+        start_workers: Callable[..., str],
+        tmp_path: Path,
+        mode: Literal["sys.exit", "segfault"],
+    ) -> None:
+        address, number = start_workers(), 0
+        with flows.cluster.connect(address) as client:
+            client.register_plugin(KillWorker(delay=LIFETIME, mode=mode), name="chaos")
+            while deaths(client) < 10:
+                workspace, number = tmp_path / str(number), number + 1
+                override = ("--set", "runtime.executor=dask", f"runtime.address={address}")
+                done = maskmill.run("run", reference.config, "-w", workspace, *override)
+                assert done.status == 0, done.err
+                assert results(workspace) == results(reference.workspace)
+                assert verify_workspace(Workspace(workspace))[1] == []
 
     def test_a_deadly_image(
         self,
