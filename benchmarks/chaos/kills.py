@@ -3,31 +3,37 @@
 ``python -m benchmarks.chaos.kills [--kills 200] [--executor local|dask] [--images 48] [--seed 0]``. A small run on the
 demo's data is done undisturbed first. Then runs start in a fresh workspace, each is killed (SIGKILL, the whole session
 of processes with it for ``dask``) after a random time, and begun again until one ends; its workspace is compared with
-the undisturbed one, file by file, and thrown away. Prefect's database is kept over the kills, as on a real machine.
+the undisturbed one, file by file, and thrown away. One Prefect server stands over all of it, as it does for scheduled
+runs, so that more kills fall into the work than into the start of Python.
 
 Read: ``lost`` counts committed shards that a later run did again (must be 0), ``redone`` the shards that were in work
 at a kill, ``different`` files whose bytes differ from the undisturbed run (must be 0).
 """
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from benchmarks.common import show
+from flows.server import HOST, answers
 
-SLOWEST = 1.2
-"""Kills fall into this share of the time that an undisturbed run takes."""
+EARLIEST, LATEST = 0.7, 1.1
+"""Kills fall between these shares of the times to the first record and to the end of an undisturbed run."""
 
 
 @dataclass
@@ -56,11 +62,31 @@ def config_text(data: Path, executor: str) -> str:
     )
 
 
-def start(config: Path, workspace: Path, home: Path) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def prefect_server(home: Path) -> Iterator[None]:
+    """A server of its own, which all runs talk to."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port = probe.getsockname()[1]
+    os.environ |= {"PREFECT_HOME": str(home), "PREFECT_API_URL": f"http://{HOST}:{port}/api"}
+    command = [sys.executable, "-m", "flows.cli", "server", "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not answers(os.environ["PREFECT_API_URL"]):
+            if server.poll() is not None:
+                raise SystemExit(f"the Prefect server ended with {server.returncode}")
+            time.sleep(0.2)
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def start(config: Path, workspace: Path) -> subprocess.Popen[bytes]:
     """A run in a session of its own, so that a kill reaches all of it."""
     return subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "run", str(config), "--workspace", str(workspace)],
-        env={**os.environ, "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -95,14 +121,25 @@ def half_done(workspace: Path) -> list[str]:
     return [path.parents[1].name for path in tables if not (path.parents[1] / "commits" / f"{path.stem}.json").exists()]
 
 
-def torment(config: Path, workspace: Path, home: Path, draw: random.Random, limit: float, kills: int) -> Tally:
+def leave_alone(config: Path, workspace: Path) -> tuple[float, float]:
+    """An undisturbed run; seconds to its first record and to its end."""
+    process, began = start(config, workspace), time.monotonic()
+    while process.poll() is None and not records(workspace):
+        time.sleep(0.02)
+    first = time.monotonic() - began
+    if status := process.wait():
+        raise SystemExit(f"the undisturbed run ended with {status}")
+    return first, time.monotonic() - began
+
+
+def torment(config: Path, workspace: Path, draw: Callable[[], float], kills: int) -> Tally:
     """Kill and begin again until a run ends, or that was done ``kills`` times and one is left alone."""
     tally, before = Tally(), records(workspace)
     while True:
-        process = start(config, workspace, home)
+        process = start(config, workspace)
         last = tally.kills >= kills
         try:
-            status = process.wait(None if last else draw.uniform(0, limit))
+            status = process.wait(None if last else draw())
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -132,17 +169,21 @@ def main() -> None:
     from storage.demo_data import make_demo
 
     draw, total, began = random.Random(asked.seed), Tally(), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="maskmill-chaos-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="maskmill-chaos-") as folder,
+        prefect_server(Path(folder) / "prefect"),
+    ):
         root = Path(folder)
         config = root / "config.yaml"
         config.write_text(config_text(make_demo(root / "data", images=asked.images, size=64), asked.executor))
-        since = time.monotonic()
-        if status := start(config, root / "calm", root / "prefect").wait():
-            raise SystemExit(f"the undisturbed run ended with {status}")
-        took, expected = time.monotonic() - since, contents(root / "calm")
+        leave_alone(config, root / "first")  # compiles and caches what every later run finds
+        first, last = leave_alone(config, root / "calm")
+        expected = contents(root / "calm")
+        print(f"undisturbed: {first:.1f} s to the first record, {last:.1f} s to the end", flush=True)
         while total.kills < asked.kills:
             place = root / "tormented"
-            one = torment(config, place, root / "prefect", draw, SLOWEST * took, asked.kills - total.kills)
+            moment = partial(draw.uniform, EARLIEST * first, LATEST * last)
+            one = torment(config, place, moment, asked.kills - total.kills)
             found = contents(place)
             names = sorted({*found, *expected})
             total.different += [name for name in names if found.get(name) != expected.get(name)]
