@@ -74,6 +74,14 @@ class Site:
         self._services.append(service)
         return service
 
+    def python(self, *arguments: object) -> str:
+        """What Python says, with the server at hand."""
+        surroundings = {**os.environ, **PREFECT, **self.environment, "PYTHONPATH": str(PROJECT)}
+        command = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(command, env=surroundings, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def server(self) -> Service:
         """Start the server and wait until it answers."""
         server = self.start("server", "server", "--port", self.port)

@@ -1,16 +1,48 @@
 """The server and the worker of our own commands, and what they say where they cannot be."""
 
+import contextlib
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 
 from flows.server import SERVER, answers, free_port, server_environment
 from tests.flows.conftest import poll
-from tests.flows.launcher import Launcher
+from tests.flows.launcher import PROJECT, Launcher
 from tests.flows.services import site
+
+HOOK = """
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+block = CustomWebhookNotificationBlock(name="hook", url="{url}", form_data={{"text": "{{{{subject}}}}, {{{{body}}}}"}})
+print(block.save("hook"))
+"""
+
+
+@contextlib.contextmanager
+def receiver() -> Iterator[tuple[str, list[str]]]:
+    """A web hook: its address, and the texts that came."""
+    received: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            received.append(parse_qs(body)["text"][0])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/", received
+        server.shutdown()
 
 
 class TestRefusals:
@@ -69,3 +101,20 @@ class TestServer:
             server.process.terminate()
             server.process.wait(60)
             poll(lambda: not answers(here.url))
+
+    def test_a_failed_night_is_told(self, tmp_path: Path) -> None:
+        """The automation that the README names, as it is but for the receiver."""
+        with site(tmp_path) as here, receiver() as (address, received):
+            here.server()
+            block = here.python("-c", HOOK.format(url=address)).strip()
+            told = (PROJECT / "docs/automations/failed-night.yaml").read_text()
+            (tmp_path / "told.yaml").write_text(told.replace("00000000-0000-0000-0000-000000000000", block))
+            here.python("-m", "prefect", "automation", "create", "--from-file", tmp_path / "told.yaml")
+            failed = "from flows.run import maskmill_flow; maskmill_flow({!r}, {!r}, return_state=True)"
+            here.python("-c", failed.format("absent.yaml", str(tmp_path / "steel")))
+            poll(lambda: received)
+        (message,) = received
+        assert message.startswith("maskmill: ")
+        assert " Failed, " in message
+        assert f"{tmp_path / 'steel'}: " in message
+        assert "absent.yaml" in message
