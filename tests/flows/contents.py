@@ -23,6 +23,11 @@ def contents(workspace: Path) -> dict[str, str]:
     return found
 
 
+def results(workspace: Path) -> dict[str, str]:
+    """The same without the report's page: it shows the configuration, which tells who did the work."""
+    return {name: value for name, value in contents(workspace).items() if not name.endswith("report.html")}
+
+
 def _content(path: Path) -> bytes:
     if path.suffix == ".parquet":
         table = pq.ParquetFile(path).read()

@@ -31,7 +31,7 @@ from storage.stages import StageFolder
 from storage.verify import verify_workspace
 from storage.workspace import Workspace
 from tests.flows.conftest import PREFECT, Reference, poll, settings
-from tests.flows.contents import contents, records, uncommitted
+from tests.flows.contents import records, results, uncommitted
 from tests.flows.launcher import PROJECT, Launcher
 from tests.flows.works import CountWork, new_folder
 
@@ -150,11 +150,6 @@ class TestCluster:
         assert work.counted == [row for row in range(16) if row != 6]
         assert [*all_aside(work.folder)] == [6]
         poll(lambda: kept(cluster) == {(0, 0)}, 30)
-
-
-def results(workspace: Path) -> dict[str, str]:
-    """Everything a run computed; the page also shows the configuration, which tells who did it."""
-    return {name: value for name, value in contents(workspace).items() if not name.endswith("report.html")}
 
 
 def spawned(pid: int) -> list[psutil.Process]:

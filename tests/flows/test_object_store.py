@@ -10,7 +10,7 @@ from storage.places import file_system, place
 from storage.verify import verify_workspace
 from storage.workspace import Workspace
 from tests.flows.conftest import Reference
-from tests.flows.contents import contents, records
+from tests.flows.contents import contents, records, results
 from tests.flows.launcher import Launcher
 from tests.storage.object_store import BUCKET, s3_server
 
@@ -35,7 +35,9 @@ def copied(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_and_resumed(maskmill: Launcher, reference: Reference, s3: dict[str, str], tmp_path: Path) -> None:
+def test_killed_and_resumed_on_a_cluster(
+    maskmill: Launcher, reference: Reference, s3: dict[str, str], tmp_path: Path
+) -> None:
     died = maskmill.run("run", reference.config, "-w", URL, MASKMILL_DIE_AT="commit:15", **s3)
     assert died.status == -signal.SIGKILL, died.err
     before = copied(tmp_path / "before")
@@ -52,11 +54,11 @@ def test_killed_and_resumed(maskmill: Launcher, reference: Reference, s3: dict[s
     assert "what is committed stays, run again to go on" in full.err
     assert "what is committed stays" in full.err
 
-    done = maskmill.run("run", reference.config, "-w", URL, **s3)
+    done = maskmill.run("run", reference.config, "-w", URL, "--set", "runtime.executor=dask", **s3)
     assert done.status == 0, done.err
     assert f"report: {URL}/reports/" in done.out
     after = copied(tmp_path / "after")
-    assert contents(after) == contents(reference.workspace)
+    assert results(after) == results(reference.workspace)
     assert records(after).keys() == records(reference.workspace).keys()
     for name in records(before):
         assert (before / name).read_bytes() == (after / name).read_bytes(), f"{name} was done again"
@@ -79,7 +81,7 @@ def _read_back(maskmill: Launcher, reference: Reference, s3: dict[str, str], tmp
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
     again = maskmill.run("run", reference.config, "-w", URL, **s3)
     assert again.status == 0, again.err
-    assert contents(copied(tmp_path / "again")) == contents(reference.workspace)
+    assert results(copied(tmp_path / "again")) == results(reference.workspace)
 
 
 @pytest.mark.slow
