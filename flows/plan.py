@@ -9,6 +9,7 @@ from configs.segmentation import Segmenter
 from flows.cli import FAILED, FINISHED, REFUSED
 from flows.stage import box_folder, truth_folder
 from storage import keys
+from storage.adopt import known_shards
 from storage.models import is_saved
 from storage.readers import read_dataset
 from storage.samples import StagingError
@@ -92,6 +93,9 @@ def _later(state: State) -> list[str]:
         f"index      {len(index)} rows, {int((~index.ok).sum())} quarantined, {pairs} (image, class) pairs, "
         f"{len(index.canvases)} canvas sizes; a label set takes up to {2 * canvas / 1e6:.0f} MB before compression",
     ]
+    stages, size = state.run.workspace.root / "stages", state.run.config.runtime.shard_images
+    if known := known_shards(stages, state.index_stage, size):
+        lines.append(f"known      {known} of {shards} shards, from earlier runs: what was made of them is taken over")
     model = name_classifier(state)
     lines.append(_model_line("classify", model, f"proposals and masks depend on its weights: {shards} shards each"))
     if not is_saved(model):

@@ -131,6 +131,13 @@ def _layout(folder: Path, shard_images: int, _modified: int) -> Layout:
     return Layout(index, shards, [shard_key(index, sources, shard) for shard in shards])
 
 
+def known_shards(stages: Path, index_stage: str, shard_images: int) -> int:
+    """Shards whose images an earlier data set of the workspace had in one shard, too: what may be taken over."""
+    others = [path.parent.name for path in stages.glob("stage-*/sources.parquet") if path.parent.name != index_stage]
+    before = {key for name in others for key in layout_of(stages, name, shard_images).keys}
+    return sum(key in before for key in layout_of(stages, index_stage, shard_images).keys)
+
+
 def adopt(
     folder: StageFolder,
     basis: Mapping[str, Any],

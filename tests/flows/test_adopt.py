@@ -127,6 +127,16 @@ class TestAdopt:
         fresh.pop("said")
         assert {name: extended.get(name) for name in fresh} == fresh
 
+    def test_plan_tells_what_is_known(
+        self, maskmill: Launcher, reference: Reference, own_data: Path, workspace: Path
+    ) -> None:
+        add(own_data, 3)
+        where = (reference.config, "-w", workspace, "--set", f"dataset.root={own_data}")
+        assert maskmill.run("stage", *where).status == 0
+        planned = maskmill.run("plan", *where)
+        assert planned.status == 0, planned.err
+        assert "known      4 of 5 shards, from earlier runs" in planned.out
+
     def test_new_images_come_last_wherever_they_are_listed(
         self, run: Run, own_data: Path, tmp_path: Path, workspace: Path
     ) -> None:
