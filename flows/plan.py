@@ -94,8 +94,8 @@ def _later(state: State) -> list[str]:
         f"{len(index.canvases)} canvas sizes; a label set takes up to {2 * canvas / 1e6:.0f} MB before compression",
     ]
     stages, size = state.run.workspace.root / "stages", state.run.config.runtime.shard_images
-    if known := known_shards(stages, state.index_stage, size):
-        lines.append(f"known      {known} of {shards} shards, from earlier runs: what was made of them is taken over")
+    if taken := known_shards(stages, state.index_stage, size):
+        lines.append(f"known      {taken} of {shards} shards, from earlier runs: what was made of them is taken over")
     model = name_classifier(state)
     lines.append(_model_line("classify", model, f"proposals and masks depend on its weights: {shards} shards each"))
     if not is_saved(model):
