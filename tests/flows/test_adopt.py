@@ -191,6 +191,17 @@ class TestAdopt:
         assert [len(images) for images in done["propose"] + done["mask"]] == [25] * 4
         assert [len(images) for images in done["truth"]] == [1]
 
+    @pytest.mark.slow
+    def test_a_network_that_was_given(self, run: Run, own_data: Path, reference: Reference, tmp_path: Path) -> None:
+        (weights,) = (reference.workspace / "models").glob("classifier-*/weights.safetensors")
+        given, where = ("--set", f"classifier.trained={weights}"), tmp_path / "given"
+        run(where, *given)
+        known, added = folders(where), add(own_data, 2, split="train")
+        run(where, *given)
+        done = computed(where, known)
+        assert set(done) == set(SHARDED)
+        assert all(images == set(added) for stage in done.values() for images in stage)
+
     def test_a_network_that_was_trained_anew_takes_nothing_over(
         self, run: Run, own_data: Path, workspace: Path
     ) -> None:
