@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
 
 from storage.report_text import shorten, visible
 
@@ -45,6 +46,7 @@ def curve_figure(
     *,
     dots: bool = False,
     marks: Mapping[str, Points] | None = None,
+    whole: bool = False,
 ) -> bytes:
     """Curves over one axis.
 
@@ -56,6 +58,8 @@ def curve_figure(
         Whether to show the values that the lines join: where they are few.
     marks
         Name to (x, y) of single points to point out, each name with a hollow shape of its own; at most four names.
+    whole
+        Whether x counts things: no ticks between whole numbers.
     title, xlabel, ylabel
         Texts; any character is shown as it is, ``$`` too.
 
@@ -85,6 +89,8 @@ def curve_figure(
     for (shape, size), (x, y) in zip(MARKS, marks.values(), strict=False):
         hollow: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.4}
         lines += axes.plot(x, y, linestyle="none", marker=shape, markersize=size, zorder=3, **hollow)
+    if whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(_label(xlabel), parse_math=False)
     axes.set_ylabel(_label(ylabel), parse_math=False)
     axes.grid(color=GRID, linewidth=0.7)

@@ -43,8 +43,9 @@ class Cell(NamedTuple):
 class Table:
     """A table of numbers.
 
-    ``highlight`` and ``lowest`` are columns whose largest or smallest value is bold. Rows in ``reference`` (floors,
-    oracles) are shown, but take no part in that. A highlighted column of fractions gets bars.
+    ``highlight`` and ``lowest`` are columns whose largest or smallest value is bold, among the rows that have the same
+    in the column ``group`` (a split) where there is one. Rows in ``reference`` (floors, oracles) are shown, but take no
+    part in that. A highlighted column of fractions gets bars.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Table:
     highlight: frozenset[int] = frozenset()
     lowest: frozenset[int] = frozenset()
     reference: frozenset[int] = frozenset()
+    group: int | None = None
 
     def __post_init__(self) -> None:
         for index, row in enumerate(self.rows):
@@ -70,21 +72,26 @@ class Table:
     @property
     def cells(self) -> list[list[Cell]]:
         """The rows as they are shown."""
-        numeric = self.numeric
-        best = [self._best(column) for column in range(len(self.columns))]
+        numeric, groups = self.numeric, self._groups
+        best = {group: [self._best(column, group) for column in range(len(self.columns))] for group in {*groups}}
         bars = {column for column in self.highlight if self._is_fractions(column)}
         return [
             [
                 Cell(
                     text=number(value),
                     numeric=numeric[column],
-                    best=value is not None and value == best[column] and index not in self.reference,
+                    best=value is not None and value == best[groups[index]][column] and index not in self.reference,
                     share=value if column in bars and _is_number(value) else None,
                 )
                 for column, value in enumerate(row)
             ]
             for index, row in enumerate(self.rows)
         ]
+
+    @property
+    def _groups(self) -> list[Value]:
+        """What the value of each row is compared within."""
+        return [None if self.group is None else row[self.group] for row in self.rows]
 
     def _numbers(self, column: int) -> list[float]:
         return [value for value in (row[column] for row in self.rows) if _is_number(value)]
@@ -95,9 +102,9 @@ class Table:
     def _is_fractions(self, column: int) -> bool:
         return self.numeric[column] and all(0 <= value <= 1 for value in self._numbers(column))
 
-    def _best(self, column: int) -> float | None:
-        rows = [row[column] for index, row in enumerate(self.rows) if index not in self.reference]
-        values = [value for value in rows if _is_number(value)]
+    def _best(self, column: int, group: Value) -> float | None:
+        same = [index for index, one in enumerate(self._groups) if one == group and index not in self.reference]
+        values = [value for value in (self.rows[index][column] for index in same) if _is_number(value)]
         if len(values) < 2 or not self.numeric[column] or column not in self.highlight | self.lowest:
             return None
         return max(values) if column in self.highlight else min(values)

@@ -65,7 +65,9 @@ def fit_segmenter(
     TrainingError
         A loss that is not finite.
     """
-    where, config, settings = f"train: {training.title}", state.run.config, training.optimise
+    config, settings = state.run.config, training.optimise
+    section = "train" if training in config.segmenters else "recurse: train"
+    where = f"{section}: {training.title}"
     network = new_segmenter(training, own_classifier(state), len(state.index.classes)).to(state.device)
     store = state.label_store(labels) if labels else None
     rows = keys.rows_of(state.index, training.split)

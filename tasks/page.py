@@ -108,21 +108,24 @@ def method_table(metrics: Any, swept: frozenset[str]) -> Table:
     note = "Fractions, pixels pooled over the split. Floors are masks made without looking at any image."
     floors = frozenset(place for place, row in enumerate(rows) if row[0] in FLOORS.values())
     columns = ["method", "split", "images", *HEADLINES]
-    return Table("Masks against the ground truth", columns, rows, note, frozenset(range(3, 9)), reference=floors)
+    best = frozenset(range(3, 9))
+    return Table("Masks against the ground truth", columns, rows, note, best, reference=floors, group=1)
 
 
 def class_table(state: State, frame: pd.DataFrame) -> Table:
-    """IoU of every class, one column per class."""
+    """IoU of every class, one column per class that is there; in the order of :func:`method_table`."""
     part = frame[(frame["stage"] == "mask") & (frame["metric"] == "iou") & (frame["class"] != "")]
+    part = part[part["value"].notna()]
     names = [name for name in ("background", *state.index.classes) if name in set(part["class"])]
     rows: list[list[Value]] = []
     for (method, split), one in part.groupby(["method", "split"], sort=False):
         values = dict(zip(one["class"], one["value"], strict=True))
         rows.append([FLOORS.get(str(method), str(method)), str(split), *[values.get(name) for name in names]])
+    rows.sort(key=lambda row: (row[1] != "val", str(row[1]), row[0] in FLOORS.values()))
     note = "IoU per class; a dash stands for a class that is neither in the ground truth nor in any mask."
     floors = frozenset(place for place, row in enumerate(rows) if row[0] in FLOORS.values())
     columns = ["method", "split", *names]
-    return Table("IoU by class", columns, rows, note, frozenset(range(2, len(columns))), reference=floors)
+    return Table("IoU by class", columns, rows, note, frozenset(range(2, len(columns))), reference=floors, group=1)
 
 
 def classifier_table(frame: pd.DataFrame) -> Table:

@@ -32,8 +32,8 @@ def training_figures(state: State) -> list[Figure]:
             continue
         terms = {column: frame[["epoch", column]].dropna() for column in frame if column != "epoch"}
         lines = {column: (part["epoch"].tolist(), part[column].tolist()) for column, part in terms.items()}
-        data = curve_figure(lines, f"Training: {name}", "epoch", "loss, and what chose the epoch")
         best = [column for column in ("px_ap", "fg_iou_pooled", "max_box_acc") if column in frame]
+        data = curve_figure(lines, f"Training: {name}", "epoch", f"loss, {best[0]}" if best else "loss", whole=True)
         note = f"The epoch with the largest {best[0]} on the validation split was kept." if best else ""
         figures.append(Figure(f"Training of {name}", data, note or "The last epoch was kept."))
     return figures

@@ -318,5 +318,5 @@ class TestBadInput:
         done = maskmill.run("recurse", config, "-w", workspace)
         assert done.status == 1
         assert "epoch 2, step 1: expected a finite loss, saw" in done.err
-        assert "unet-first round 1: optimise.learning_rate" in done.err
+        assert "recurse: train: unet-first round 1: optimise.learning_rate" in done.err
         assert "Traceback" not in done.err

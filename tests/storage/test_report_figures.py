@@ -43,6 +43,11 @@ class TestCurveFigure:
         assert curve_figure({"a": ([0, 1, 2], [1.0, float("nan"), 2.0])}, "", "", "")
         assert curve_figure({}, "", "", "")
 
+    def test_no_ticks_between_whole_numbers(self) -> None:
+        line = {"loss": ([1, 2, 3], [0.3, 0.2, 0.1])}
+        assert "1.5" in texts(curve_figure(line, "Title", "epoch", "y"))
+        assert "1.5" not in texts(curve_figure(line, "Title", "epoch", "y", whole=True))
+
     def test_refuses_other_lengths(self) -> None:
         with pytest.raises(ValueError, match="curve 'a': expected as many x as y, got 2 and 1"):
             curve_figure({"a": ([0, 1], [0])}, "", "", "")

@@ -145,6 +145,11 @@ class TestTable:
         assert [cell.text for cell in table.cells[0]] == ["cam", "0.500", "3.000", "12", "–"]
         assert [cell.share for cell in table.cells[0]] == [None, 0.5, None, None, None]
 
+    def test_best_of_each_group(self) -> None:
+        rows = [["val", 0.1], ["val", 0.2], ["train", 0.9], ["train", 0.8], ["test", 0.5]]
+        cells = Table("T", ["split", "x"], rows, highlight=frozenset({1}), group=0).cells
+        assert [row[1].best for row in cells] == [False, True, True, False, False]
+
     def test_nan_is_never_best(self) -> None:
         cells = Table("T", ["x"], [[float("nan")], [0.1], [0.2]], highlight=frozenset({0})).cells
         assert [row[0].best for row in cells] == [False, False, True]

@@ -269,10 +269,14 @@ class TestFitSegmenter:
         with pytest.raises(TeacherError, match="saw 1 of 5 with a label in the data set"):
             fit(state, recurseed(), None)
 
-    def test_a_loss_that_is_not_finite_names_the_section(self, state: State, store: LabelStore) -> None:
-        training = segmenter(optimise={"epochs": 3, "batch_size": 2, "learning_rate": 1e30})
+    def test_a_loss_that_is_not_finite_names_the_section(self, state: State, store: LabelStore, tmp_path: Path) -> None:
+        optimise = {"epochs": 3, "batch_size": 2, "learning_rate": 1e30}
+        known = make_state(tmp_path, state.index, {**UNET, "optimise": optimise})
         with pytest.raises(TrainingError, match=r"lower train: unet-first: optimise\.learning_rate"):
-            fit(state, training, store.folder)
+            fit(known, segmenter(optimise=optimise), store.folder)
+        # What the list of trainings does not have is a round of recursion.
+        with pytest.raises(TrainingError, match=r"lower recurse: train: unet-first: optimise\.learning_rate"):
+            fit(state, segmenter(optimise=optimise), store.folder)
 
 
 class TestCheckSegmenters:
