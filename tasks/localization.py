@@ -163,7 +163,7 @@ def _mask_rows(part: pd.DataFrame, ranks: Ranks | None, where: Where) -> list[Me
 
 
 def localization_table(frame: pd.DataFrame, names: Mapping[str, str]) -> Table:
-    """A row per method and split; empty where nothing was localized. ``names`` are shown for methods."""
+    """A row per method and split; empty where nothing was localized. ``names`` are those that floors are shown by."""
     part = frame[frame["metric"].isin(SHOWN) & (frame["class"] == "")]
     # What masks and maps both say is shown of the masks: their thresholds are not read off the ground truth.
     part = part[~((part["stage"] == "cam") & part["metric"].isin({"gt_known_loc", "top1_loc", "top5_loc"}))]
@@ -172,9 +172,11 @@ def localization_table(frame: pd.DataFrame, names: Mapping[str, str]) -> Table:
     for (method, split), one in part.groupby(["method", "split"], sort=False):
         values = one.set_index("metric")["value"].to_dict()
         rows.append([names.get(str(method), str(method)), str(split), *[values.get(name) for name in shown]])
+    rows.sort(key=lambda row: (row[1] != "val", str(row[1]), row[0] in names.values()))
+    floors = frozenset(place for place, row in enumerate(rows) if row[0] in names.values())
     note = (
         "Boxes around maps and masks of the true class. max_box_acc and its V2 take the best threshold of all "
         "(oracle); px_ap needs none; all others judge the box around the largest part of the mask."
     )
     columns = ["method", "split", *shown]
-    return Table("Localization", columns, rows, note, frozenset(range(2, len(columns))))
+    return Table("Localization", columns, rows, note, frozenset(range(2, len(columns))), reference=floors, group=1)

@@ -94,7 +94,7 @@ def step_table(state: State, frame: pd.DataFrame) -> Table:
         "Labels decided after each step. To the step before: agreement that takes it as truth, 1 where nothing "
         "changed; it says how much a step moves, not whether that is good. 95 %: of mIoU, bootstrap over images."
     )
-    return Table("What each step of refinement does", columns, rows, note, frozenset({3, 4, 5}))
+    return Table("What each step of refinement does", columns, rows, note, frozenset({3, 4, 5}), group=1)
 
 
 def _named(state: State, stage: str) -> str:
