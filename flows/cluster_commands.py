@@ -76,7 +76,7 @@ def slurm_command(workers: int, jobs: SlurmJobs, port: int, *, dry: bool) -> int
     try:
         slurm: Any = importlib.import_module("dask_jobqueue").SLURMCluster
     except ImportError:
-        say("refused: expected the package dask-jobqueue; pip install 'maskmill[slurm]'")
+        say("refused: expected the package dask-jobqueue; pip install -e '.[slurm]' in the checkout")
         return REFUSED
     if workers < 1 or jobs.cpus < 1 or jobs.gpus < 0:
         say(f"refused: expected --workers and --cpus from 1, --gpus from 0, saw {workers}, {jobs.cpus} and {jobs.gpus}")

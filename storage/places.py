@@ -70,7 +70,7 @@ def place(text: str | Path) -> Path:
         found = UPath(f"{protocol}://{rest}", **options)
         found.fs  # noqa: B018  # finds out whether the package is there
     except ImportError as error:
-        extra = "; pip install 'maskmill[s3]'" if protocol in ("s3", "s3a") else ""
+        extra = "; pip install -e '.[s3]' in the checkout" if protocol in ("s3", "s3a") else ""
         raise PlaceError(f"{protocol}://{rest}: {error}{extra}") from error
     return cast(Path, found)
 
