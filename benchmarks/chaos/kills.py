@@ -1,6 +1,6 @@
 """Kill runs at random moments until that was done so many times; every run that ends must have the same bytes.
 
-``python -m benchmarks.chaos.kills [--kills 200] [--executor local|dask] [--images 48] [--seed 0]``. A small run on the
+``python -m benchmarks.chaos.kills [--kills 200] [--executor local|dask] [--images 48] [--seed 0] [--keep FOLDER]``. A small run on the
 demo's data is done undisturbed first. Then runs start in a fresh workspace, each is killed (SIGKILL, the whole session
 of processes with it for ``dask``) after a random time, and begun again until one ends; its workspace is compared with
 the undisturbed one, file by file, and thrown away. One Prefect server stands over all of it, as it does for scheduled
@@ -22,9 +22,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -32,9 +31,11 @@ import pyarrow.parquet as pq
 from benchmarks.common import show
 from flows.server import HOST, answers
 
-EARLIEST, LATEST = 0.7, 0.75
-"""Kills fall between these shares of the times to the first record and to the end of an undisturbed run: what is begun
-again has less to do, so that the last stages are reached, and killed in, too."""
+SHARE = 0.6
+"""Kills fall into this share of the time that an undisturbed run works, counted from when a run holds the workspace:
+what is begun again has less to do, so that the last stages are reached, and killed in, too."""
+AT_START = 0.1
+"""Share of the kills that fall before that."""
 
 
 @dataclass
@@ -122,30 +123,47 @@ def half_done(workspace: Path) -> list[str]:
     return [path.parents[1].name for path in tables if not (path.parents[1] / "commits" / f"{path.stem}.json").exists()]
 
 
-def leave_alone(config: Path, workspace: Path) -> tuple[float, float]:
-    """An undisturbed run; seconds to its first record and to its end."""
-    process, began = start(config, workspace), time.monotonic()
-    while process.poll() is None and not records(workspace):
+def await_hold(process: subprocess.Popen[bytes], workspace: Path) -> float:
+    """Wait until a run holds its workspace or ends; returns the seconds that took."""
+    began, lock = time.monotonic(), workspace / "lock"
+    while process.poll() is None and not (lock.exists() and str(process.pid) in lock.read_text()):
         time.sleep(0.02)
-    first = time.monotonic() - began
+    return time.monotonic() - began
+
+
+def leave_alone(config: Path, workspace: Path) -> tuple[float, float]:
+    """An undisturbed run; seconds until it holds the workspace, and from then to its end."""
+    process = start(config, workspace)
+    held, began = await_hold(process, workspace), time.monotonic()
     if status := process.wait():
         raise SystemExit(f"the undisturbed run ended with {status}")
-    return first, time.monotonic() - began
+    return held, time.monotonic() - began
 
 
-def torment(config: Path, workspace: Path, draw: Callable[[], float], kills: int) -> Tally:
+def wait_for(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """Exit status of a process, None if it lives on."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def torment(config: Path, workspace: Path, draw: random.Random, times: tuple[float, float], kills: int) -> Tally:
     """Kill and begin again until a run ends, or that was done ``kills`` times and one is left alone."""
     tally, before = Tally(), records(workspace)
     while True:
         process = start(config, workspace)
-        last = tally.kills >= kills
-        try:
-            status = process.wait(None if last else draw())
-        except subprocess.TimeoutExpired:
+        if tally.kills >= kills:
+            status: int | None = process.wait()
+        elif draw.random() < AT_START:
+            status = wait_for(process, draw.uniform(0, times[0]))
+        else:
+            await_hold(process, workspace)
+            status = wait_for(process, draw.uniform(0, SHARE * times[1]))
+        if status is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             tally.kills += 1
-            status = None
         after = records(workspace)
         tally.lost += sum(after.get(path) != when for path, when in before.items())
         before = after
@@ -166,6 +184,7 @@ def main() -> None:
     parser.add_argument("--executor", choices=["local", "dask"], default="local")
     parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="where workspaces go that came out differently")
     asked = parser.parse_args()
     from storage.demo_data import make_demo
 
@@ -178,16 +197,19 @@ def main() -> None:
         config = root / "config.yaml"
         config.write_text(config_text(make_demo(root / "data", images=asked.images, size=64), asked.executor))
         leave_alone(config, root / "first")  # compiles and caches what every later run finds
-        first, last = leave_alone(config, root / "calm")
-        expected = contents(root / "calm")
-        print(f"undisturbed: {first:.1f} s to the first record, {last:.1f} s to the end", flush=True)
+        times, expected = leave_alone(config, root / "calm"), contents(root / "calm")
+        print(f"undisturbed: {times[0]:.1f} s to start, {times[1]:.1f} s of work", flush=True)
         while total.kills < asked.kills:
             place = root / "tormented"
-            moment = partial(draw.uniform, EARLIEST * first, LATEST * last)
-            one = torment(config, place, moment, asked.kills - total.kills)
+            one = torment(config, place, draw, times, asked.kills - total.kills)
             found = contents(place)
             names = sorted({*found, *expected})
-            total.different += [name for name in names if found.get(name) != expected.get(name)]
+            if different := [name for name in names if found.get(name) != expected.get(name)]:
+                print(f"different: {', '.join(different)}", flush=True)
+                total.different += different
+                if asked.keep is not None:
+                    for one in (place, root / "calm"):
+                        shutil.copytree(one, asked.keep / f"{one.name}-{total.kills}")
             shutil.rmtree(place)
             total.kills, total.whole = total.kills + one.kills, total.whole + 1
             total.lost, total.redone = total.lost + one.lost, total.redone + one.redone
