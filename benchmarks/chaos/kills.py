@@ -1,10 +1,10 @@
 """Kill runs at random moments until that was done so many times; every run that ends must have the same bytes.
 
-``python -m benchmarks.chaos.kills [--kills 200] [--executor local|dask] [--images 48] [--seed 0] [--keep FOLDER]``. A small run on the
-demo's data is done undisturbed first. Then runs start in a fresh workspace, each is killed (SIGKILL, the whole session
-of processes with it for ``dask``) after a random time, and begun again until one ends; its workspace is compared with
-the undisturbed one, file by file, and thrown away. One Prefect server stands over all of it, as it does for scheduled
-runs, so that more kills fall into the work than into the start of Python.
+``python -m benchmarks.chaos.kills [--kills 200] [--executor local|dask] [--images 48] [--seed 0] [--keep FOLDER]``. A
+small run on the demo's data is done undisturbed first. Then runs start in a fresh workspace, each is killed (SIGKILL,
+the whole session of processes with it for ``dask``) after a random time, and begun again until one ends; its workspace
+is compared with the undisturbed one, file by file, and thrown away (``--keep`` keeps what differs). One Prefect server
+stands over all of it, as it does for scheduled runs, so that more kills fall into the work than into the start.
 
 Read: ``lost`` counts committed shards that a later run did again (must be 0), ``redone`` the shards that were in work
 at a kill, ``different`` files whose bytes differ from the undisturbed run (must be 0).
@@ -208,8 +208,8 @@ def main() -> None:
                 print(f"different: {', '.join(different)}", flush=True)
                 total.different += different
                 if asked.keep is not None:
-                    for one in (place, root / "calm"):
-                        shutil.copytree(one, asked.keep / f"{one.name}-{total.kills}")
+                    for kept in (place, root / "calm"):
+                        shutil.copytree(kept, asked.keep / f"{kept.name}-{total.kills}")
             shutil.rmtree(place)
             total.kills, total.whole = total.kills + one.kills, total.whole + 1
             total.lost, total.redone = total.lost + one.lost, total.redone + one.redone
