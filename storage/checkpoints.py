@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.files import digest, write_bytes_atomic
+from storage.models import is_saved
 from storage.places import read_whole
 from storage.writing import remove_file
 
@@ -56,3 +57,22 @@ def remove_checkpoint(path: Path) -> None:
     """Remove the checkpoint of a finished training."""
     if path.exists():
         remove_file(path)
+
+
+def sweep_checkpoints(models: Path) -> list[Path]:
+    """Remove the checkpoints of models that are whole, whose training was killed between its record and the removal.
+
+    Parameters
+    ----------
+    models
+        Folder of all models of a workspace.
+
+    Returns
+    -------
+    list of Path
+        What was removed.
+    """
+    left = [path for path in models.glob(f"*/{CHECKPOINT}") if is_saved(path.parent)]
+    for path in left:
+        remove_checkpoint(path)
+    return left

@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from storage.checkpoints import sweep_checkpoints
 from storage.faults import failing_step
 from storage.files import seal, sweep_strays, unseal, write_bytes_atomic
 from storage.lease import Lease, LeaseHeldError, LeaseLostError
@@ -131,7 +132,7 @@ class Workspace:
         Yields
         ------
         list of Path
-            Temporaries of killed writers that were swept.
+            What killed writers left and was swept: temporaries, checkpoints of models that are whole.
 
         Raises
         ------
@@ -142,11 +143,11 @@ class Workspace:
         """
         if is_local(self.root):
             with self._locked():
-                yield sweep_strays(self.root)
+                yield sweep_strays(self.root) + sweep_checkpoints(self.root / "models")
             return
         try:
             with Lease(self.root / "lock").hold():
-                yield []
+                yield sweep_checkpoints(self.root / "models")
         except LeaseLostError as error:
             raise WorkspaceHeldError(
                 f"{self.root} was taken over by {error.owner}; this run stops, what it committed stays"

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from storage.checkpoints import CHECKPOINT
+from storage.commits import CommitLog
+from storage.files import write_bytes_atomic
+from storage.models import UNIT
 from storage.workspace import Workspace, WorkspaceError, WorkspaceHeldError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -85,6 +89,18 @@ class TestRun:
             workspace.read_run()
 
 
+def check_checkpoints(workspace: Workspace) -> None:
+    """A training may be killed after its record and before it removes its checkpoint."""
+    whole, half = (workspace.root / "models" / f"unet-{name * 12}" / CHECKPOINT for name in "ab")
+    for path in (whole, half):
+        write_bytes_atomic(path, b"state")
+    CommitLog(whole.parent).commit(UNIT, [], facts={}, began=0.0)
+    with workspace.hold() as swept:
+        assert swept == [whole]
+    assert not whole.exists()
+    assert half.exists()
+
+
 class TestHold:
     def test_smoke(self, workspace: Workspace) -> None:
         with workspace.hold() as swept:
@@ -101,6 +117,12 @@ class TestHold:
         with workspace.hold() as swept:
             assert swept == [stray]
         assert not stray.exists()
+
+    def test_sweeps_checkpoints_of_whole_models(self, workspace: Workspace) -> None:
+        check_checkpoints(workspace)
+
+    def test_sweeps_checkpoints_in_a_store(self, remote: Path) -> None:
+        check_checkpoints(Workspace(remote))
 
     def test_a_block_that_fails_lets_go(self, workspace: Workspace) -> None:
         with pytest.raises(ZeroDivisionError), workspace.hold():
