@@ -3,14 +3,16 @@
 The soft maps of a small classifier and their refinement by PAMR, shards of 16 images, one thread inside a computation,
 the same ``Work`` objects everywhere. ``loop`` does them in this process, one after the other; ``1`` and ``2`` are
 worker processes that are up and have done the same before, so that starting Python does not count; sending the work,
-unpacking its network and every commit do. Rounds in turn, medians of ratios. Read: what a cluster costs (``1`` against
-``loop``, 1.0 at best) and what a second worker gains (``2`` against ``1``, 0.5 at best, on two idle cores).
+unpacking its network and every commit do. ``threads`` is what a run without a cluster does, in two threads of this
+process. Rounds in turn, medians of ratios. Read: what a cluster costs (``1`` against ``loop``, 1.0 at best), what a
+second worker gains (``2`` against ``1``, 0.5 at best, on two idle cores), and what processes gain over threads.
 """
 
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +47,15 @@ def plain_loop(work: "Work", _workers: int, _total: int) -> int:
     return len(todo)
 
 
+def two_threads(work: "Work", _workers: int, _total: int) -> int:
+    """The same in two threads, which share Python's lock."""
+    todo = work.missing()
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(work, todo):
+            pass
+    return len(todo)
+
+
 def on(cluster: "Cluster") -> Callable[["Work", int, int], int]:
     """The same on a cluster."""
     from tqdm import tqdm
@@ -57,6 +68,9 @@ def on(cluster: "Cluster") -> Callable[["Work", int, int], int]:
         return len(todo)
 
     return done
+
+
+HERE: dict[str, Callable[["Work", int, int], int]] = {"loop": plain_loop, "threads": two_threads}
 
 
 def step_call(step: str, state: "State", run_work: Callable[["Work", int, int], int]) -> Callable[[], None]:
@@ -110,9 +124,12 @@ def main(images: int = 256) -> None:
         try:
             started = {count: seconds(partial(getattr, one, "client")) for count, one in clusters.items()}
             for step in STEPS:
-                calls = {count: step_call(step, state, on(one)) for count, one in clusters.items()}
-                times = interleaved({"loop": step_call(step, state, plain_loop), **calls}, ROUNDS)
-                for title, floor in (("1", "loop"), ("2", "1")):
+                ways = {**HERE, **{count: on(one) for count, one in clusters.items()}}
+                calls: dict[str, Callable[[], object]] = {
+                    name: step_call(step, state, how) for name, how in ways.items()
+                }
+                times = interleaved(calls, ROUNDS)
+                for title, floor in (("1", "loop"), ("2", "1"), ("threads", "loop"), ("2", "threads")):
                     pair = times[title], times[floor]
                     rows.append((step, f"{title} / {floor}", ratio(*pair), spread(*pair)))
         finally:
