@@ -51,7 +51,7 @@ class TestPlace:
         place("s3://bucket/first")
         monkeypatch.setitem(sys.modules, "s3fs", None)
         monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-        with pytest.raises(PlaceError, match=r"pip install 'maskmill\[s3\]'"):
+        with pytest.raises(PlaceError, match=r"pip install -e '\.\[s3\]' in the checkout"):
             place("s3://bucket/another")
 
 

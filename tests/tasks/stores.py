@@ -15,6 +15,7 @@ from tasks.attend import ATTENTION, HEADS, MEAN, begin_attention
 from tasks.findings import PAIRS
 from tasks.propose import SCORE, begin_proposal, pair_capacity
 from tasks.regions import REGIONS
+from tasks.turns import CPU
 
 STAGED = "stage-aaaaaaaaaaaa"
 
@@ -78,3 +79,15 @@ def write_regions(folder: Path, index: ImageIndex, boxes: list[dict[str, Any]], 
         facts = [{**rest, "image_id": index.ids[box["row"]], **box} for box in boxes if box["row"] in shard.rows]
         made.write(shard.number, tables={FACTS: pa.Table.from_pylist(facts, REGIONS)})
     return made
+
+
+class KnownMaps:
+    """Maps of a shard's images that are given by row; see :class:`tasks.agnostic.ShardMaps`."""
+
+    device = CPU
+
+    def __init__(self, by_row: dict[int, Tensor]) -> None:
+        self.by_row = by_row
+
+    def __call__(self, shard: int, rows: list[int]) -> list[Tensor]:  # noqa: ARG002
+        return [self.by_row[row] for row in rows]

@@ -17,8 +17,7 @@ from tasks.agnostic import AgnosticWork, HeadMaps
 from tasks.attend import MEAN
 from tasks.propose import SCORE, begin_proposal
 from tasks.refine import PairMaps
-from tasks.turns import CPU
-from tests.tasks.stores import STAGED, write_attention, write_proposal
+from tests.tasks.stores import STAGED, KnownMaps, write_attention, write_proposal
 
 CAT, DOG, EEL = 1, 2, 3
 LABELS = [["cat"], ["cat", "dog"], [], ["eel"], ["cat", "dog", "eel"]]
@@ -37,16 +36,6 @@ def found_by(work: AgnosticWork, row: int) -> Tensor:
     """Stored maps of an image, ``(K, h, w)``."""
     pairs = PairMaps(work.folder, row // SHARD)
     return torch.from_numpy(pairs._stored(row)).float()
-
-
-class KnownMaps:
-    device = CPU
-
-    def __init__(self, by_row: dict[int, Tensor]) -> None:
-        self.by_row = by_row
-
-    def __call__(self, shard: int, rows: list[int]) -> list[Tensor]:  # noqa: ARG002
-        return [self.by_row[row] for row in rows]
 
 
 @pytest.fixture

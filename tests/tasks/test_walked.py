@@ -23,7 +23,7 @@ from tasks.network import save_model
 from tasks.refine import PairMaps
 from tasks.walked import EdgeMaps, WalkedWork, load_affinity
 from tests.tasks.conftest import Pictures
-from tests.tasks.stores import STAGED, write_proposal
+from tests.tasks.stores import STAGED, KnownMaps, write_proposal
 
 CPU = torch.device("cpu")
 SIDE, GRID = 40, 10
@@ -127,10 +127,7 @@ class TestWalkedWork:
         walked = StageFolder(folder / "walked")
         begin_decoded(walked, {"shard_images": SHARD}, index, STAGED, GRID)
 
-        def of_shard(shard: int, rows: list[int]) -> list[Tensor]:  # noqa: ARG001
-            return [edges[row] for row in rows]
-
-        work = WalkedWork(index, walked, proposal, of_shard, Walk(**walk), SHARD)
+        work = WalkedWork(index, walked, proposal, KnownMaps(edges), Walk(**walk), SHARD)
         for shard in work.missing():
             work(shard)
         return work
