@@ -7,6 +7,7 @@ is done when the store says so.
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -28,6 +29,8 @@ from tasks.state import State
 
 AHEAD = 2
 """Shards that each worker has at hand, the one in work included."""
+ALONE = 3
+"""How often a shard is tried image by image, each time until three workers have died."""
 CONNECT_SECONDS = 30
 VISIBLE_SECONDS = 60.0
 """How long a network's file system may take to show here what a worker has written."""
@@ -119,18 +122,21 @@ class Cluster:
         left = iter(todo)
         flying: Any = as_completed(loop=self.client.loop)  # type: ignore[no-untyped-call]
         failure: BaseException | None = None
+        alone: Counter[int] = Counter()
         self._fill(flying, stage, left, asks)
         for future in flying:
             error = future.exception() if future.status == "error" else None
             shard = int(str(future.key).rpartition("-")[2])
-            alone = str(future.key).startswith(f"{stage}-alone")
             if future.status == "finished":
                 if rows := future.result():
                     _say(f"{stage}, shard {shard}: left out {len(rows)} images that kill; the report names them")
                 bar.step()
-            elif isinstance(error, KilledWorker) and not alone:
-                _say(f"{stage}, shard {shard}: killed its workers; trying its images one by one")
-                flying.add(self._submit(do_shard_alone, f"{stage}-alone", stage, shard, asks))
+            elif isinstance(error, KilledWorker) and alone[shard] < ALONE:
+                # Its images are tried in a process of their own: if workers die now, others have killed them.
+                if not alone[shard]:
+                    _say(f"{stage}, shard {shard}: killed its workers; trying its images one by one")
+                alone[shard] += 1
+                flying.add(self._submit(do_shard_alone, f"{stage}-alone-{alone[shard]}", stage, shard, asks))
             else:
                 failure = failure or error or ClusterError(f"{stage}, shard {shard}: {future.status}")
             # The scheduler forgets it: nothing of a stage stays behind.

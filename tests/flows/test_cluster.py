@@ -38,7 +38,7 @@ from tests.flows.works import CountWork, new_folder
 WORKERS = 2
 PATIENCE = 240.0
 LIFETIME = 12.0
-"""Seconds that a worker lives on average where all of them die again and again."""
+"""Seconds that a worker lives on average, at least, where all of them die again and again."""
 
 
 @pytest.fixture(scope="module")
@@ -270,9 +270,12 @@ class TestRun:
         tmp_path: Path,
         mode: Literal["sys.exit", "segfault"],
     ) -> None:
-        address, number = start_workers(), 0
+        began, number = time.monotonic(), 0
+        address = start_workers()
+        # As long as it takes to start them twice: on a busy machine they would die before they have done anything.
+        lifetime = max(LIFETIME, 2 * (time.monotonic() - began))
         with flows.cluster.connect(address) as client:
-            client.register_plugin(KillWorker(delay=LIFETIME, mode=mode), name="chaos")
+            client.register_plugin(KillWorker(delay=lifetime, mode=mode), name="chaos")
             while deaths(client) < 10:
                 workspace, number = tmp_path / str(number), number + 1
                 override = ("--set", "runtime.executor=dask", f"runtime.address={address}")

@@ -14,6 +14,7 @@ from tasks.context import unit
 from tests.flows.conftest import Reference, poll
 from tests.flows.contents import records
 from tests.flows.launcher import Launcher
+from tests.flows.works import CountWork, new_folder
 
 
 def status(maskmill: Launcher, workspace: Path) -> str:
@@ -79,11 +80,9 @@ class TestStatus:
 
 
 class TestFailures:
-    def test_the_unit_is_found(self) -> None:
-        def work(_shard: int) -> None:
-            raise ValueError("damaged")
-
-        with pytest.raises(ValueError, match="damaged") as caught:
+    def test_the_unit_is_found(self, tmp_path: Path) -> None:
+        work = CountWork(new_folder(tmp_path, 4), wrong=[3])
+        with pytest.raises(ValueError, match="shard 3 is wrong") as caught:
             unit.fn(work, 3, "propose")
         assert failed_unit(caught.value) == "propose, shard 3"
         assert failed_unit(ValueError()) == ""
