@@ -83,8 +83,12 @@ def do_shard(stage: str, shard: int) -> list[int]:
     from tasks.turns import turn
 
     work = _plugin(stage).work()
-    with turn(work.device):
-        patiently(lambda: work(shard))
+
+    def once() -> None:
+        with turn(work.device):
+            work(shard)
+
+    patiently(once)
     return []
 
 
