@@ -27,6 +27,9 @@ PREFECT = {
     "OPENBLAS_NUM_THREADS": "1",
 }
 
+LARGE = 50
+"""Entries of tables that nobody wants to read whole."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -51,6 +54,17 @@ def settings(root: Path) -> dict[str, Any]:
         # One thread inside a network pass: sums in the same order, so that values are equal to the last bit.
         "runtime": {"device": "cpu", "shard_images": 6, "workers": 2, "threads": 1},
     }
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Of two large tables that differ (the files of two workspaces, say), only where they do."""
+    if op != "==" or not (isinstance(left, dict) and isinstance(right, dict)) or len(left) + len(right) < LARGE:
+        return None
+    lines = ["tables differ:"]
+    for key in sorted({*left, *right}, key=str):
+        if left.get(key) != right.get(key):
+            lines.append(f"  {key}: {left.get(key, 'absent')} and {right.get(key, 'absent')}")
+    return lines
 
 
 def poll(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
