@@ -5,11 +5,13 @@ too, its images are rehearsed one by one, nothing being written; those that kill
 shard is done without them.
 """
 
+import os
 import pickle
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -28,7 +30,7 @@ class DeadlyShardError(RuntimeError):
     """A shard cannot be done, and no image of it can be blamed."""
 
 
-class _Order(NamedTuple):
+class Order(NamedTuple):
     """What the process is to do: rehearse these rows, or do the shard."""
 
     parcel: bytes
@@ -68,7 +70,7 @@ def do_alone(work: ShardWork, parcel: bytes, threads: int, shard: int) -> dict[i
     DeadlyShardError
         It still kills its process, though none of its images does so alone; or the process failed.
     """
-    whole = _Order(parcel, threads, shard, None)
+    whole = Order(parcel, threads, shard, None)
     if not _run(whole).killed:
         return {}
     known = work.left_out(shard)
@@ -85,7 +87,7 @@ def do_alone(work: ShardWork, parcel: bytes, threads: int, shard: int) -> dict[i
     return deadly
 
 
-def _find(rows: Sequence[int], order: _Order) -> dict[int, str]:
+def _find(rows: Sequence[int], order: Order) -> dict[int, str]:
     """Rows that kill a process which looks at nothing else of the shard."""
     deadly: dict[int, str] = {}
     left = list(rows)
@@ -100,8 +102,8 @@ def _find(rows: Sequence[int], order: _Order) -> dict[int, str]:
     return deadly
 
 
-def _run(order: _Order) -> _Outcome:
-    command = [sys.executable, "-m", __name__]
+def _run(order: Order) -> _Outcome:
+    command = [sys.executable, "-m", __name__, str(os.getpid())]
     done = subprocess.run(command, input=pickle.dumps(order), capture_output=True)
     if done.returncode > 0:
         raise DeadlyShardError(f"shard {order.shard} in a process of its own: {done.stderr.decode()[-_TAIL:].strip()}")
@@ -109,29 +111,28 @@ def _run(order: _Order) -> _Outcome:
     return _Outcome(-done.returncode, int(begun[-1]) if begun else None)
 
 
-def _obey(order: _Order) -> None:
+def _obey(order: Order) -> None:
     work = unpack(order.parcel)
     torch.set_num_threads(order.threads)
     with turn(work.device):
-        _work(work, order)
+        if order.rows is None:
+            work(order.shard)
+        else:
+            _rehearse(work, order.shard, order.rows)
 
 
-def _work(work: Work, order: _Order) -> None:
-    if order.rows is None:
-        work(order.shard)
-        return
+def _rehearse(work: Work, shard: int, rows: Sequence[int]) -> None:
+    """Name each row and work on it alone, up to the first write: the last one named is the one that kills."""
     if not isinstance(work, ShardWork):
         raise TypeError(f"expected a work on images, saw {type(work).__name__}")
-    for row in order.rows:
+    for row in rows:
         print(row, flush=True)
         work.only = row
-        try:
-            with rehearsal():
-                work(order.shard)
-        except RehearsedError:
-            continue
+        # The end of a rehearsal that went well.
+        with suppress(RehearsedError), rehearsal():
+            work(shard)
 
 
 if __name__ == "__main__":
-    die_with_parent()
+    die_with_parent(int(sys.argv[1]))
     _obey(pickle.load(sys.stdin.buffer))

@@ -62,7 +62,7 @@ def fit_together(fit: Fit, state: State, checkpoint: Path, progress: Progress, p
         )
     with tempfile.TemporaryDirectory() as folder:
         told: Any = multiprocessing.get_context("spawn").SimpleQueue()
-        arguments = (processes, Path(folder), fit, state, checkpoint, told)
+        arguments = (os.getpid(), processes, Path(folder), fit, state, checkpoint, told)
         running: Any = spawn(_child, arguments, nprocs=processes, join=False)  # type: ignore[no-untyped-call]
         done = False
         while not done:
@@ -75,8 +75,10 @@ def fit_together(fit: Fit, state: State, checkpoint: Path, progress: Progress, p
     return Trained(**found)
 
 
-def _child(rank: int, world: int, folder: Path, fit: Fit, state: State, checkpoint: Path, told: Any) -> None:
-    die_with_parent()
+def _child(
+    rank: int, parent: int, world: int, folder: Path, fit: Fit, state: State, checkpoint: Path, told: Any
+) -> None:
+    die_with_parent(parent)
     cuda = state.device.type == "cuda"
     if cuda:
         torch.cuda.set_device(rank)
@@ -99,7 +101,15 @@ def _child(rank: int, world: int, folder: Path, fit: Fit, state: State, checkpoi
         torch.distributed.destroy_process_group()
 
 
-def die_with_parent() -> None:
-    """A run that is killed must not leave processes behind that go on writing its checkpoint (Linux)."""
+def die_with_parent(parent: int) -> None:
+    """A run that is killed must not leave processes behind that go on writing (Linux).
+
+    Parameters
+    ----------
+    parent
+        Its process number. One that died while this process was starting ends it at once.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,10 +1,13 @@
 """A shard that kills: the image that does it is found, left out, and stays so."""
 
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from flows.alone import DeadlyShardError, do_alone
+from flows.alone import DeadlyShardError, Order, do_alone
 from flows.parcel import pack
 from storage.aside import all_aside
 from tests.flows.launcher import PROJECT
@@ -54,3 +57,15 @@ class TestDoAlone:
         work = CountWork(new_folder(tmp_path, 1), wrong=[0])
         with pytest.raises(DeadlyShardError, match="ValueError: shard 0 is wrong"):
             done_alone(work, 0)
+
+    def test_whoever_asked_has_died(self, tmp_path: Path) -> None:
+        work = CountWork(new_folder(tmp_path, 1))
+        order = Order(pack(work, "cpu").data, 1, 0, None)
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        command = [sys.executable, "-m", "flows.alone", str(gone.pid)]
+        done = subprocess.run(command, input=pickle.dumps(order), capture_output=True)
+        assert done.returncode == 1
+        assert done.stderr == b""
+        # Another process may have the shard by now.
+        assert work.counted == []
