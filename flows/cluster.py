@@ -23,13 +23,13 @@ from flows.cluster_start import GPU, start_cluster
 from flows.cluster_worker import StagePlugin, do_shard, do_shard_alone, forget, packages, patiently, running, stages
 from flows.parcel import Parcel, pack
 from flows.progress import Bar
-from storage.files import digest
+from storage.files import digest, sweep_strays
 from tasks.context import Work
 from tasks.state import State
 
 AHEAD = 2
 """Shards that each worker has at hand, the one in work included."""
-ALONE = 3
+ALONE = 5
 """How often a shard is tried image by image, each time until three workers have died."""
 CONNECT_SECONDS = 30
 VISIBLE_SECONDS = 60.0
@@ -117,6 +117,9 @@ class Cluster:
         finally:
             _forget(self.client, stage)
         _await_visible(work, todo)
+        for folder in work.folders:
+            # Of workers that died while they wrote.
+            sweep_strays(folder.folder)
 
     def _all(self, stage: str, todo: list[int], asks: dict[str, float], bar: Bar) -> None:
         left = iter(todo)

@@ -46,6 +46,14 @@ class Work(Protocol):
     def device(self) -> torch.device:
         """Where it computes."""
 
+    @property
+    def in_python(self) -> bool:
+        """Whether it mostly holds Python's lock, so that threads keep one another waiting."""
+
+    @property
+    def folders(self) -> Sequence[StageFolder]:
+        """Where the shards go."""
+
     def missing(self) -> list[int]:
         """Numbers of the shards to do."""
 
@@ -61,6 +69,7 @@ class ShardWork:
 
     title: str
     device: torch.device = CPU
+    in_python: bool = False
     index: ImageIndex
     shards: list[Shard]
     only: int | None = None

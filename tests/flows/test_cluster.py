@@ -148,6 +148,8 @@ class TestCluster:
         work = CountWork(new_folder(tmp_path, 4), deadly=[6])
         cluster.do(work, 1, work.missing(), bar())
         assert work.counted == [row for row in range(16) if row != 6]
+        # Nor is anything left of what was never whole.
+        assert not list(tmp_path.rglob(".*"))
         assert [*all_aside(work.folder)] == [6]
         poll(lambda: kept(cluster) == {(0, 0)}, 30)
 
@@ -272,8 +274,8 @@ class TestRun:
     ) -> None:
         began, number = time.monotonic(), 0
         address = start_workers()
-        # As long as it takes to start them twice: on a busy machine they would die before they have done anything.
-        lifetime = max(LIFETIME, 2 * (time.monotonic() - began))
+        # As long as it takes to start them three times: on a busy machine they would die before anything is done.
+        lifetime = max(LIFETIME, 3 * (time.monotonic() - began))
         with flows.cluster.connect(address) as client:
             client.register_plugin(KillWorker(delay=lifetime, mode=mode), name="chaos")
             while deaths(client) < 10:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from storage.files import TEMPORARY
 from storage.stages import FACTS, StageFolder
 from storage.workspace import Workspace
 from tasks.context import FolderWork
@@ -23,7 +24,7 @@ def new_folder(root: Path, shards: int) -> StageFolder:
 
 
 class CountWork(FolderWork):
-    """Writes the rows of a shard, four to each; some rows kill the process, some shards fail.
+    """Writes the rows of a shard, four to each; some rows kill the process in the middle of a file, some shards fail.
 
     Parameters
     ----------
@@ -66,6 +67,7 @@ class CountWork(FolderWork):
         rows = [row for row in self.images(shard) if row not in left_out]
         time.sleep(self.seconds)
         if {*rows} & {*self.deadly} or len(rows) == self.together:
+            (self.folder.folder / f".facts-{shard}{TEMPORARY}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if shard in self.wrong:
             raise ValueError(f"shard {shard} is wrong")
