@@ -1,9 +1,11 @@
-"""Handing a step's shards to Prefect tasks: a bounded window in flight, every result asked for."""
+"""Handing a step's shards to threads or processes: a bounded window in flight, every result asked for."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, cast
 
 from prefect.futures import PrefectFuture
@@ -16,25 +18,53 @@ from tasks.state import State
 
 WINDOW = 4
 Executor = Callable[[Work, list[int], Bar], None]
-_executor: ContextVar[Executor | None] = ContextVar("executor", default=None)
-"""Does the shards of the flows that run inside; none: the threads of the flow's task runner."""
+
+
+class Processes:
+    """The worker processes of a run: somebody's cluster, or some of this machine's, started when first needed.
+
+    Parameters
+    ----------
+    state
+        The run.
+    left
+        Ends them.
+    """
+
+    def __init__(self, state: State, left: ExitStack) -> None:
+        self._state, self._left = state, left
+
+    @cached_property
+    def do(self) -> Executor:
+        """Does shards of a step."""
+        # Half a second that a run without them does not wait for.
+        from flows.cluster import cluster_of
+
+        return self._left.enter_context(cluster_of(self._state))
+
+    @property
+    def always(self) -> bool:
+        """Whether they do every step; otherwise only what threads would take long for."""
+        return self._state.run.config.runtime.executor == "dask"
+
+    @property
+    def after(self) -> float:
+        """How long that is, in seconds."""
+        return self._state.run.config.runtime.spawn_after
+
+
+_processes: ContextVar[Processes | None] = ContextVar("processes", default=None)
 
 
 @contextmanager
 def spread(state: State) -> Iterator[None]:
     """Inside, the shards of every step go where the run's ``runtime.executor`` says."""
-    if state.run.config.runtime.executor == "local":
-        yield
-        return
-    # Half a second that a run on this process alone does not wait for.
-    from flows.cluster import cluster_of
-
-    with cluster_of(state) as cluster:
-        token = _executor.set(cluster)
+    with ExitStack() as left:
+        token = _processes.set(Processes(state, left))
         try:
             yield
         finally:
-            _executor.reset(token)
+            _processes.reset(token)
 
 
 def thread_runner(workers: int) -> TaskRunner[PrefectFuture[Any]]:
@@ -67,16 +97,30 @@ def run_work(work: Work, workers: int, total: int) -> int:
     Exception
         The first failure, after the shards in flight have ended; what is committed stays committed.
     """
-    todo, executor = work.missing(), _executor.get()
+    todo, processes = work.missing(), _processes.get()
     with progress(work.title, len(todo), total - len(todo)) as bar:
-        if executor is None:
+        if processes and processes.always:
+            _in_processes(processes, work, todo, bar)
+        elif processes and work.in_python and workers > 1:
+            # A shard for each thread tells how long the others would take.
+            seconds, left = _in_threads(work, todo[:workers], workers, bar), todo[workers:]
+            if seconds / workers * len(left) > processes.after:
+                _in_processes(processes, work, left, bar)
+            else:
+                _in_threads(work, left, WINDOW * workers, bar)
+        else:
             _in_threads(work, todo, WINDOW * workers, bar)
-        elif todo:
-            executor(work, todo, bar)
     return len(todo)
 
 
-def _in_threads(work: Work, todo: list[int], window: int, bar: Bar) -> None:
+def _in_processes(processes: Processes, work: Work, todo: list[int], bar: Bar) -> None:
+    if todo:
+        processes.do(work, todo, bar)
+
+
+def _in_threads(work: Work, todo: list[int], window: int, bar: Bar) -> float:
+    """Returns the seconds that it took."""
+    began = time.monotonic()
     waiting: deque[PrefectFuture[None]] = deque()
     for shard in todo:
         waiting.append(unit.submit(work, shard, work.title))
@@ -87,3 +131,4 @@ def _in_threads(work: Work, todo: list[int], window: int, bar: Bar) -> None:
         # result(), not wait(): a worker that was killed would leave the flow Completed.
         waiting.popleft().result()
         bar.step()
+    return time.monotonic() - began

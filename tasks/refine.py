@@ -96,6 +96,7 @@ class RefineWork(ShardWork):
     """Label sets of one proposal: what every prefix of the steps makes of its maps."""
 
     title = "refine"
+    in_python = True
 
     def __init__(
         self,
