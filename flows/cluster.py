@@ -108,7 +108,7 @@ class Cluster:
     def do(self, work: Work, threads: int, todo: list[int], bar: Bar) -> None:
         """Do shards of a stage; see :meth:`__call__`."""
         parcel, stage = pack(work, self.runtime.device), f"{self.prefix}{work.title}-{uuid.uuid4().hex[:8]}"
-        asks = self._asks(parcel)
+        asks = self._asks(work.title, parcel)
         self._tell_of_waiting(asks)
         plugin = StagePlugin(parcel.data, threads, network=parcel.network)
         patiently(lambda: self.client.register_plugin(plugin, name=stage), _DEATHS)
@@ -162,11 +162,11 @@ class Cluster:
             call, stage, shard, key=f"{key}-{shard}", pure=False, retries=0, resources=asks or None
         )
 
-    def _asks(self, parcel: Parcel) -> dict[str, float]:
-        """What a shard of a parcel asks for."""
+    def _asks(self, title: str, parcel: Parcel) -> dict[str, float]:
+        """What a shard of a stage asks for."""
         if self.runtime.address is None:
             return {GPU: 1} if self.cuda and parcel.network else {}
-        return self.runtime.resources.network if parcel.network else self.runtime.resources.cpu
+        return self.runtime.resources.asked(title, network=parcel.network)
 
     def _tell_of_waiting(self, asks: dict[str, float]) -> None:
         known = self.client.scheduler_info(n_workers=-1)["workers"].values()

@@ -23,6 +23,8 @@ class TestExecutor:
             ({"executor": "dask", "resources": {"cpu": {"CPU": 1}}}, "expected none without an address"),
             ({"resources": {"network": {"GPU": 1}}}, "expected none without an address"),
             ({"executor": "dask", "address": "tcp://h:1", "resources": {"network": {"GPU": 0}}}, "greater than 0"),
+            ({"executor": "dask", "resources": {"stages": {"refine": {}}}}, "expected none without an address"),
+            ({"executor": "dask", "address": "tcp://h:1", "resources": {"stages": {"x": {}}}}, "'refine'"),
             ({"executor": "threads"}, "'local' or 'dask'"),
         ],
     )

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import psutil
 import pyarrow.parquet as pq
@@ -18,6 +18,8 @@ from distributed.chaos import KillWorker
 from tqdm import tqdm
 
 import flows.cluster
+import flows.run
+from configs.cluster import StageName
 from configs.schema import Runtime
 from flows.cluster import Cluster, ClusterError
 from flows.cluster_start import start_cluster
@@ -30,6 +32,7 @@ from storage.labels import open_labels
 from storage.stages import StageFolder
 from storage.verify import verify_workspace
 from storage.workspace import Workspace
+from tasks.context import FolderWork, ShardWork
 from tests.flows.conftest import PREFECT, Reference, poll, settings
 from tests.flows.contents import records, results, uncommitted
 from tests.flows.launcher import PROJECT, Launcher
@@ -191,6 +194,12 @@ def start_workers(prefect_server: str, tmp_path: Path) -> Iterator[Callable[...,
     for one in running:
         one.terminate()
         one.wait(60)
+
+
+def test_every_stage_may_ask_for_resources() -> None:
+    assert flows.run.STEPS, "with the steps of a run every work is known"
+    works = {*ShardWork.__subclasses__(), *FolderWork.__subclasses__()} - {FolderWork}
+    assert {one.title for one in works if one.__module__.startswith("tasks.")} == {*get_args(StageName)}
 
 
 @pytest.mark.slow
