@@ -1,13 +1,16 @@
-"""Shards on one and on two worker processes, against a plain loop here: ``python -m benchmarks.dask_speed [IMAGES]``.
+"""Shards on one and on two worker processes, against a plain loop here: ``python -m benchmarks.dask_speed [IMAGES [ROUNDS]]``.
 
 The soft maps of a small classifier and their refinement by PAMR, shards of 16 images, one thread inside a computation,
 the same ``Work`` objects everywhere. ``loop`` does them in this process, one after the other; ``1`` and ``2`` are
 worker processes that are up and have done the same before, so that starting Python does not count; sending the work,
-unpacking its network and every commit do. ``threads`` is what a run without a cluster does, in two threads of this
-process. Rounds in turn, medians of ratios. Read: what a cluster costs (``1`` against ``loop``, 1.0 at best), what a
-second worker gains (``2`` against ``1``, 0.5 at best, on two idle cores), and what processes gain over threads.
+unpacking its network and every commit do. ``bare`` are as many processes that were given half of the shards each and
+know nothing of a cluster: what the machine can do. ``threads`` is what a run does in two threads of this process.
+Rounds in turn, medians of ratios. Read: what a cluster costs (``1`` against ``loop`` and ``2`` against ``bare``, 1.0 at
+best), what a second worker gains (``2`` against ``1``, and how much there was to gain: ``bare`` against ``loop``, 0.5
+at best, on two idle cores), and what processes gain over threads.
 """
 
+import multiprocessing
 import shutil
 import sys
 import tempfile
@@ -15,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from benchmarks.common import interleaved, private_prefect, ratio, seconds, show, spread
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 SIDE = 128
 ROUNDS = 5
+BARE = 2
 STEPS = {"propose": "propose-*", "refine": "mask-*"}
 OVERRIDES = [
     f"classifier.input_size={SIDE}",
@@ -70,7 +74,35 @@ def on(cluster: "Cluster") -> Callable[["Work", int, int], int]:
     return done
 
 
+PAIRS = [("1", "loop"), ("2", "1"), ("2", "bare"), ("bare", "loop"), ("threads", "loop"), ("2", "threads")]
 HERE: dict[str, Callable[["Work", int, int], int]] = {"loop": plain_loop, "threads": two_threads}
+
+
+def bare(pool: Any) -> Callable[["Work", int, int], int]:
+    """The same in the processes of a pool, each with its share from the beginning."""
+
+    def done(work: "Work", _workers: int, _total: int) -> int:
+        from flows.parcel import pack
+
+        todo, parcel = work.missing(), pack(work, "cpu").data
+        pool.starmap(do_all, [(parcel, todo[first::BARE]) for first in range(BARE)], chunksize=1)
+        return len(todo)
+
+    return done
+
+
+def do_all(parcel: bytes, shards: list[int]) -> None:
+    """What a bare process does."""
+    import torch
+
+    from flows.parcel import unpack
+    from tasks.malloc import keep_memory
+
+    keep_memory()
+    torch.set_num_threads(1)
+    work = unpack(parcel)
+    for shard in shards:
+        work(shard)
 
 
 def step_call(step: str, state: "State", run_work: Callable[["Work", int, int], int]) -> Callable[[], None]:
@@ -108,7 +140,7 @@ def prepared(folder: Path, images: int) -> "State":
     return state
 
 
-def main(images: int = 256) -> None:
+def main(images: int = 256, rounds: int = ROUNDS) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as name, private_prefect(Path(name)):
         import torch
@@ -120,19 +152,23 @@ def main(images: int = 256) -> None:
         torch.set_num_threads(1)
         runtime = Runtime(executor="dask", device="cpu")
         clusters = {str(count): Cluster(runtime, count, cuda=False, name=f"{name}-{count}") for count in (1, 2)}
+        pool = multiprocessing.get_context("spawn").Pool(BARE)
         rows = []
         try:
             started = {count: seconds(partial(getattr, one, "client")) for count, one in clusters.items()}
             for step in STEPS:
-                ways = {**HERE, **{count: on(one) for count, one in clusters.items()}}
+                ways = {**HERE, **{count: on(one) for count, one in clusters.items()}, "bare": bare(pool)}
                 calls: dict[str, Callable[[], object]] = {
                     name: step_call(step, state, how) for name, how in ways.items()
                 }
-                times = interleaved(calls, ROUNDS)
-                for title, floor in (("1", "loop"), ("2", "1"), ("threads", "loop"), ("2", "threads")):
-                    pair = times[title], times[floor]
-                    rows.append((step, f"{title} / {floor}", ratio(*pair), spread(*pair)))
+                times = interleaved(calls, rounds)
+                rows += [
+                    (step, f"{title} / {floor}", ratio(*pair), spread(*pair))
+                    for title, floor in PAIRS
+                    for pair in [(times[title], times[floor])]
+                ]
         finally:
+            pool.terminate()
             for one in clusters.values():
                 one.close()
         show(f"{images} images", ("step", "workers", "ratio", "range"), rows)

@@ -68,6 +68,7 @@ class Cluster:
         self.prefix = f"maskmill-{digest(name.encode())[:12]}-"
         self._own: Any = None
         self._stopped = False
+        self._known, self._looked = 1, -_LOOK
 
     @cached_property
     def client(self) -> Any:
@@ -131,7 +132,8 @@ class Cluster:
             error = future.exception() if future.status == "error" else None
             shard = int(str(future.key).rpartition("-")[2])
             if future.status == "finished":
-                if rows := future.result():
+                # Elsewhere there is nothing to fetch from the worker, and fetching it would take longer than to say so.
+                if alone[shard] and (rows := future.result()):
                     _say(f"{stage}, shard {shard}: left out {len(rows)} images that kill; the report names them")
                 bar.step()
             elif isinstance(error, KilledWorker) and alone[shard] < ALONE:
@@ -151,12 +153,15 @@ class Cluster:
 
     def _fill(self, flying: Any, stage: str, left: Iterator[int], asks: dict[str, float]) -> None:
         """Keep a bounded number of shards in flight."""
-        room = AHEAD * max(1, len(self.client.nthreads())) - flying.count()
+        if time.monotonic() > self._looked + _LOOK:
+            # Workers come and go; asking at every shard would keep the scheduler from its own work.
+            self._looked, self._known = time.monotonic(), max(1, len(self.client.nthreads()))
+        room = AHEAD * self._known - flying.count()
         for _, shard in zip(range(room), left):
             flying.add(self._submit(do_shard, stage, stage, shard, asks))
 
     def _submit(
-        self, call: Callable[[str, int], list[int]], key: str, stage: str, shard: int, asks: dict[str, float]
+        self, call: Callable[[str, int], list[int] | None], key: str, stage: str, shard: int, asks: dict[str, float]
     ) -> Any:
         return self.client.submit(
             call, stage, shard, key=f"{key}-{shard}", pure=False, retries=0, resources=asks or None

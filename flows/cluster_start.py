@@ -13,8 +13,13 @@ DEATHS = 3
 """A shard that killed so many workers is looked into, see :mod:`flows.alone`."""
 GPU = "GPU"
 GRACE = 0.5
+_ENVIRON = "distributed.nanny.pre-spawn-environ."
 _SETTINGS = {
-    "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
+    _ENVIRON + "DASK_LOGGING__DISTRIBUTED": "critical",
+    # A hundred samples a second of what a worker does, fifty looks at the clock of every process: shards take seconds.
+    _ENVIRON + "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false",
+    _ENVIRON + "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+    "distributed.admin.tick.interval": "1s",
     # On a busy machine a new worker takes longer than the 15 s after which dask would give its place up.
     "distributed.deploy.lost-worker-timeout": "1h",
     # A worker here that is gone closes its connections; one that is silent only waits for a core.

@@ -78,8 +78,8 @@ class StagePlugin(WorkerPlugin):
         return self._work
 
 
-def do_shard(stage: str, shard: int) -> list[int]:
-    """Do and commit one shard; returns rows that had to be left out, none: the store keeps everything else."""
+def do_shard(stage: str, shard: int) -> None:
+    """Do and commit one shard; the store keeps everything."""
     from tasks.turns import turn
 
     work = _plugin(stage).work()
@@ -89,11 +89,10 @@ def do_shard(stage: str, shard: int) -> list[int]:
             work(shard)
 
     patiently(once)
-    return []
 
 
 def do_shard_alone(stage: str, shard: int) -> list[int]:
-    """The same for a shard that killed its workers, see :mod:`flows.alone`."""
+    """The same for a shard that killed its workers, see :mod:`flows.alone`; returns the rows that it leaves out."""
     from flows.alone import do_alone
 
     plugin = _plugin(stage)
