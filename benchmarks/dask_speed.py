@@ -1,10 +1,10 @@
-"""Shards on one and on two worker processes, against a plain loop here: ``python -m benchmarks.dask_speed [IMAGES [ROUNDS]]``.
+"""Shards on one and two worker processes and in a loop: ``python -m benchmarks.dask_speed [IMAGES [ROUNDS [SIZE]]]``.
 
-The soft maps of a small classifier and their refinement by PAMR, shards of 16 images, one thread inside a computation,
-the same ``Work`` objects everywhere. ``loop`` does them in this process, one after the other; ``1`` and ``2`` are
-worker processes that are up and have done the same before, so that starting Python does not count; sending the work,
-unpacking its network and every commit do. ``bare`` are as many processes that were given half of the shards each and
-know nothing of a cluster: what the machine can do. ``threads`` is what a run does in two threads of this process.
+The soft maps of a small classifier and their refinement by PAMR, shards of SIZE images (16), one thread inside a
+computation, the same ``Work`` objects everywhere. ``loop`` does them in this process, one after the other; ``1`` and
+``2`` are worker processes that are up and have done the same before, so that starting Python does not count; sending
+the work, unpacking its network and every commit do. ``bare`` are two processes that were given half of the shards each
+and know nothing of a cluster: what the machine can do. ``threads`` is what a run does in two threads of this process.
 Rounds in turn, medians of ratios. Read: what a cluster costs (``1`` against ``loop`` and ``2`` against ``bare``, 1.0 at
 best), what a second worker gains (``2`` against ``1``, and how much there was to gain: ``bare`` against ``loop``, 0.5
 at best, on two idle cores), and what processes gain over threads.
@@ -35,7 +35,6 @@ STEPS = {"propose": "propose-*", "refine": "mask-*"}
 OVERRIDES = [
     f"classifier.input_size={SIDE}",
     "classifier.train.epochs=1",
-    "runtime.shard_images=16",
     "runtime.threads=1",
     "runtime.workers=1",
     "runtime.device=cpu",
@@ -118,7 +117,7 @@ def step_call(step: str, state: "State", run_work: Callable[["Work", int, int], 
     return call
 
 
-def prepared(folder: Path, images: int) -> "State":
+def prepared(folder: Path, images: int, shard_images: int = 16) -> "State":
     """A run whose classifier is trained, with its proposals."""
     from configs import load_config
     from flows.commands import run_command
@@ -129,7 +128,7 @@ def prepared(folder: Path, images: int) -> "State":
     from tasks.state import State
 
     data = make_demo(folder / "data", images=images, size=SIDE)
-    overrides = [f"dataset.root={data}", *OVERRIDES]
+    overrides = [f"dataset.root={data}", f"runtime.shard_images={shard_images}", *OVERRIDES]
     if run_command("preset:demo", folder / "workspace", None, overrides, last="refine", strict=False):
         raise RuntimeError("the run that comes before failed; see above")
     state = State(Run(load_config("preset:demo", overrides), Workspace(folder / "workspace")))
@@ -140,7 +139,7 @@ def prepared(folder: Path, images: int) -> "State":
     return state
 
 
-def main(images: int = 256, rounds: int = ROUNDS) -> None:
+def main(images: int = 256, rounds: int = ROUNDS, shard_images: int = 16) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as name, private_prefect(Path(name)):
         import torch
@@ -148,7 +147,7 @@ def main(images: int = 256, rounds: int = ROUNDS) -> None:
         from configs.schema import Runtime
         from flows.cluster import Cluster
 
-        state = prepared(Path(name), images)
+        state = prepared(Path(name), images, shard_images)
         torch.set_num_threads(1)
         runtime = Runtime(executor="dask", device="cpu")
         clusters = {str(count): Cluster(runtime, count, cuda=False, name=f"{name}-{count}") for count in (1, 2)}

@@ -111,14 +111,14 @@ class Runtime(Section):
     """Compile the kernel that turns recordings into maps; needs a C++ compiler on a CPU, pays for long runs."""
     shard_images: int = Field(default=100, ge=1, le=1000)
     workers: int = Field(default=0, ge=0, le=256)
-    """Threads that decode, threads or processes that refine; 0: one per core."""
+    """Threads that decode, threads or processes that refine and evaluate; 0: one per core."""
     threads: int = Field(default=0, ge=0)
     """Threads inside one computation; 0: all cores for training, the workers' share of them for shards."""
     executor: Literal["local", "dask"] = "local"
     """Who does the shards: this machine, or the worker processes of a Dask cluster; same results."""
     spawn_after: float = Field(default=15.0, ge=0)
-    """With ``local``: seconds that refinement must still take before ``workers`` processes are started for it, since
-    threads would wait for Python's lock; shorter work stays in threads."""
+    """With ``local``: seconds that refinement or evaluation must still take before ``workers`` processes are started
+    for it, since threads would wait for Python's lock; shorter work stays in threads."""
     address: str | None = None
     """The cluster's scheduler; none with dask: ``workers`` processes of this machine, started for the run."""
     resources: Resources = Resources()

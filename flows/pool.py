@@ -17,6 +17,8 @@ from tasks.context import Work, unit
 from tasks.state import State
 
 WINDOW = 4
+TRIAL = 2
+"""Shards that are done here before others go to processes."""
 Executor = Callable[[Work, list[int], Bar], None]
 
 
@@ -27,12 +29,12 @@ class Processes:
     ----------
     state
         The run.
-    left
-        Ends them.
+    stack
+        Closed at its end, and they end with it.
     """
 
-    def __init__(self, state: State, left: ExitStack) -> None:
-        self._state, self._left = state, left
+    def __init__(self, state: State, stack: ExitStack) -> None:
+        self._state, self._stack = state, stack
 
     @cached_property
     def do(self) -> Executor:
@@ -40,7 +42,7 @@ class Processes:
         # Half a second that a run without them does not wait for.
         from flows.cluster import cluster_of
 
-        return self._left.enter_context(cluster_of(self._state))
+        return self._stack.enter_context(cluster_of(self._state))
 
     @property
     def always(self) -> bool:
@@ -59,8 +61,8 @@ _processes: ContextVar[Processes | None] = ContextVar("processes", default=None)
 @contextmanager
 def spread(state: State) -> Iterator[None]:
     """Inside, the shards of every step go where the run's ``runtime.executor`` says."""
-    with ExitStack() as left:
-        token = _processes.set(Processes(state, left))
+    with ExitStack() as stack:
+        token = _processes.set(Processes(state, stack))
         try:
             yield
         finally:
@@ -102,9 +104,9 @@ def run_work(work: Work, workers: int, total: int) -> int:
         if processes and processes.always:
             _in_processes(processes, work, todo, bar)
         elif processes and work.in_python and workers > 1:
-            # A shard for each thread tells how long the others would take.
-            seconds, left = _in_threads(work, todo[:workers], workers, bar), todo[workers:]
-            if seconds / workers * len(left) > processes.after:
+            # However many cores there are, threads would take as long as one, and a few shards tell how long that is.
+            seconds, left = _in_threads(work, todo[:TRIAL], TRIAL, bar), todo[TRIAL:]
+            if seconds / TRIAL * len(left) > processes.after:
                 _in_processes(processes, work, left, bar)
             else:
                 _in_threads(work, left, WINDOW * workers, bar)

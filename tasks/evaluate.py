@@ -53,6 +53,7 @@ class EvaluateWork(FolderWork):
     """Counts of one label set, and of every threshold on the soft maps it came from."""
 
     title = "evaluate"
+    in_python = True
 
     def __init__(
         self,
@@ -114,6 +115,7 @@ class ChangeWork(FolderWork):
     """Counts of one label set against the one before it: what a step of refinement changed."""
 
     title = "changes"
+    in_python = True
 
     def __init__(self, config: RunConfig, before: LabelStore, after: LabelStore, folder: StageFolder) -> None:
         self.before, self.after, self.folder = before, after, folder
@@ -139,6 +141,7 @@ class FloorWork(FolderWork):
     """Counts of masks made without looking: what every method has to beat."""
 
     title = "floors"
+    in_python = True
 
     def __init__(self, config: RunConfig, truth: LabelStore, folder: StageFolder) -> None:
         self.config, self.truth, self.folder = config, truth, folder

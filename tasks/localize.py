@@ -89,6 +89,7 @@ class LocalizeWork(FolderWork):
     """
 
     title = "localize"
+    in_python = True
 
     def __init__(
         self,
