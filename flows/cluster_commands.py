@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from flows.cli import FAILED, FINISHED, REFUSED
 from flows.commands import say
 
-_NO_PAUSE = "export DASK_DISTRIBUTED__WORKER__MEMORY__{}=false"
+_UNSET = "export DASK_DISTRIBUTED__WORKER__{}=false"
 REFILL = 60
 """Seconds after which a job that has ended, by its walltime or a fault, is missed."""
 _PLACEHOLDER = "tcp://SCHEDULER:8786"
@@ -48,7 +48,10 @@ class SlurmJobs(NamedTuple):
             "job_extra_directives": [f"--gres=gpu:{self.gpus}"] if self.gpus else [],
             "worker_extra_args": ["--no-dashboard", *resources],
             # A worker keeps the memory it has had (tasks.malloc): one that paused for it would pause for good.
-            "job_script_prologue": [_NO_PAUSE.format(name) for name in ("TARGET", "SPILL", "PAUSE")],
+            "job_script_prologue": [
+                *(_UNSET.format(f"MEMORY__{name}") for name in ("TARGET", "SPILL", "PAUSE")),
+                _UNSET.format("PROFILE__ENABLED"),
+            ],
         }
 
 
