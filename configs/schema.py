@@ -116,7 +116,7 @@ class Runtime(Section):
     """Threads inside one computation; 0: all cores for training, the workers' share of them for shards."""
     executor: Literal["local", "dask"] = "local"
     """Who does the shards: this machine, or the worker processes of a Dask cluster; same results."""
-    spawn_after: float = Field(default=15.0, ge=0)
+    spawn_after: float = Field(default=20.0, ge=0)
     """With ``local``: seconds that refinement or evaluation must still take before ``workers`` processes are started
     for it, since threads would wait for Python's lock; shorter work stays in threads."""
     address: str | None = None
