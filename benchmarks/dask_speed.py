@@ -161,11 +161,9 @@ def main(images: int = 256, rounds: int = ROUNDS, shard_images: int = 16) -> Non
                     name: step_call(step, state, how) for name, how in ways.items()
                 }
                 times = interleaved(calls, rounds)
-                rows += [
-                    (step, f"{title} / {floor}", ratio(*pair), spread(*pair))
-                    for title, floor in PAIRS
-                    for pair in [(times[title], times[floor])]
-                ]
+                for title, floor in PAIRS:
+                    pair = times[title], times[floor]
+                    rows.append((step, f"{title} / {floor}", ratio(*pair), spread(*pair)))
         finally:
             pool.terminate()
             for one in clusters.values():

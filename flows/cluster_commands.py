@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from flows.cli import FAILED, FINISHED, REFUSED
 from flows.commands import say
 
-_UNSET = "export DASK_DISTRIBUTED__WORKER__{}=false"
+_OFF = "export DASK_DISTRIBUTED__WORKER__{}=false"
 REFILL = 60
 """Seconds after which a job that has ended, by its walltime or a fault, is missed."""
 _PLACEHOLDER = "tcp://SCHEDULER:8786"
@@ -49,8 +49,8 @@ class SlurmJobs(NamedTuple):
             "worker_extra_args": ["--no-dashboard", *resources],
             # A worker keeps the memory it has had (tasks.malloc): one that paused for it would pause for good.
             "job_script_prologue": [
-                *(_UNSET.format(f"MEMORY__{name}") for name in ("TARGET", "SPILL", "PAUSE")),
-                _UNSET.format("PROFILE__ENABLED"),
+                *(_OFF.format(f"MEMORY__{name}") for name in ("TARGET", "SPILL", "PAUSE")),
+                _OFF.format("PROFILE__ENABLED"),
             ],
         }
 
